@@ -1,0 +1,5 @@
+"""python -m eventmill"""
+
+from eventmill.cli.app import main
+
+main()

@@ -1,0 +1,32 @@
+"""create_app: the FastAPI application over live services."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+import eventmill
+from eventmill.api import docs, health, ingest, metrics
+from eventmill.api.errors import add_handlers
+from eventmill.budget import Budget
+from eventmill.hookspecs import HttpApp, Services
+
+
+def create_app(services: Services, state: health.Health, budget: Budget, http_apps: Sequence[HttpApp] = ()) -> FastAPI:
+    """Put the routes together. Whoever calls it opens and closes the services."""
+    app = FastAPI(
+        title="eventmill",
+        version=eventmill.__version__,
+        description="Post events; ask how many there were, and of how many users.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_handlers(app)
+    app.router.routes.append(Route("/events", ingest.PostEvent(services.publisher, budget), methods=["POST"]))
+    app.router.routes.append(Route("/events/bulk", ingest.PostBulk(services.publisher, budget), methods=["POST"]))
+    app.include_router(metrics.create_router(services.store))
+    app.include_router(health.create_router(state))
+    docs.add_docs(app)
+    for http_app in http_apps:
+        app.mount(http_app.path, http_app.create(services))
+    return app

@@ -1,0 +1,128 @@
+"""Reads and unpacks request bodies, within limits and the memory budget."""
+
+import asyncio
+import sys
+import zlib
+from collections.abc import Iterator
+
+from starlette.types import Receive, Scope
+
+from eventmill.budget import Hold
+from eventmill.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_BODY_BYTES = 5 * 1024 * 1024
+MAX_UNPACKED_BYTES = 20 * 1024 * 1024
+READ_SECONDS = 30.0
+_STEP_BYTES = 1024 * 1024
+_MAX_MEMBERS = 1000  # gzip members or zstd frames in one body
+_MAX_WINDOW_LOG = 23  # 8 MiB, the most that zstd asks every decoder to support
+
+
+class ClientGone(Exception):
+    """The client hung up before its body was complete: there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """The value of a request header in lower case, b"" where there is none; several are joined by commas."""
+    return b",".join(value for key, value in scope["headers"] if key == name).strip().lower()
+
+
+async def read_body(scope: Scope, receive: Receive, hold: Hold) -> bytes:
+    """The whole body, unpacked.
+
+    Raises PayloadTooLarge, UnsupportedEncoding, InvalidRequest, Overloaded, or ClientGone.
+    """
+    encoding = header(scope, b"content-encoding")
+    if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding.decode(errors='replace')!r}: send it plain, gzip or zstd"
+        )
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            body = await _read(receive, hold)
+    except TimeoutError:
+        raise InvalidRequest(f"the body did not arrive within {READ_SECONDS:.0f} s") from None
+    if encoding in (b"", b"identity"):
+        return body
+    return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
+
+
+async def _read(receive: Receive, hold: Hold) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(chunk)
+        # Too large a body is read to its end all the same, up to a point: an answer given
+        # while the client still sends is lost with the connection.
+        if size <= MAX_BODY_BYTES:
+            hold.grow(len(chunk))
+            chunks.append(chunk)
+        elif size > 8 * MAX_BODY_BYTES:
+            break
+    if size > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: send several")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _unpack(body: bytes, steps: Iterator[bytes], hold: Hold) -> bytes:
+    """Unpack step by step in a thread; `hold` ends up with the unpacked size in place of the packed."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await asyncio.to_thread(next, steps, b""):
+        size += len(chunk)
+        if size > MAX_UNPACKED_BYTES:
+            raise PayloadTooLarge(f"the body unpacks to more than {MAX_UNPACKED_BYTES} bytes: send several")
+        hold.grow(len(chunk))
+        chunks.append(chunk)
+    hold.shrink(len(body))
+    return b"".join(chunks)
+
+
+def _inflate(body: bytes) -> Iterator[bytes]:
+    """The content of all gzip members, in steps of at most 1 MiB."""
+    try:
+        for _ in range(_MAX_MEMBERS):
+            inflater = zlib.decompressobj(wbits=31)
+            while not inflater.eof:
+                chunk = inflater.decompress(body, _STEP_BYTES)
+                body = inflater.unconsumed_tail
+                if chunk:
+                    yield chunk
+                elif not body and not inflater.eof:
+                    raise InvalidRequest("the gzip body is cut short")
+            body = inflater.unused_data.lstrip(b"\0")
+            if not body:
+                return
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not valid gzip: {error}") from None
+    raise InvalidRequest(f"the body has more than {_MAX_MEMBERS} gzip members")
+
+
+def _decompress(body: bytes) -> Iterator[bytes]:
+    """The content of all zstd frames, in steps of at most 1 MiB."""
+    try:
+        for _ in range(_MAX_MEMBERS):
+            unpacker = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
+            while not unpacker.eof:
+                chunk = unpacker.decompress(body, _STEP_BYTES)
+                body = b""
+                if chunk:
+                    yield chunk
+                elif unpacker.needs_input and not unpacker.eof:
+                    raise InvalidRequest("the zstd body is cut short")
+            body = unpacker.unused_data
+            if not body:
+                return
+    except zstd.ZstdError as error:
+        raise InvalidRequest(f"the body is not valid zstd: {error}") from None
+    raise InvalidRequest(f"the body has more than {_MAX_MEMBERS} zstd frames")

@@ -1,0 +1,114 @@
+"""/docs and /openapi.json: Swagger UI from an installed package, and the ingest routes written down by hand."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from eventmill.api.ingest import MAX_BULK_EVENTS, BulkAnswer
+from eventmill.validation import SentEvent
+
+_FILES = "/docs/files"
+_EXAMPLE = {
+    "event_name": "product_view",
+    "channel": "web",
+    "user_id": "user_123",
+    "timestamp": 1766717657,
+    "campaign_id": "cmp_987",
+    "tags": ["test"],
+    "metadata": {"test": True},
+}
+_REFUSALS = {
+    "400": "the body breaks a rule; `field` names it",
+    "413": "the body is too large",
+    "415": "the Content-Encoding is not plain, gzip or zstd",
+    "503": "not now: repeat after Retry-After; repeating is harmless",
+}
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve the pages and complete the schema."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs", response_class=HTMLResponse)
+    @router.get("/docs/index.html", response_class=HTMLResponse)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title="eventmill",
+            swagger_js_url=f"{root}{_FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_FILES}/favicon-32x32.png",
+        )
+
+    app.include_router(router)
+    app.mount(_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, components = msgspec.json.schema_components(
+            [SentEvent, BulkAnswer], ref_template="#/components/schemas/{name}"
+        )
+        schema["components"]["schemas"] |= components
+        schema["paths"] = _ingest_paths() | schema["paths"]
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _ingest_paths() -> dict[str, Any]:
+    event = {"$ref": "#/components/schemas/SentEvent"}
+    events = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_BULK_EVENTS}
+    bulk = {"type": "object", "properties": {"events": events}, "required": ["events"], "additionalProperties": False}
+    accepted = {
+        "type": "object",
+        "properties": {"event_id": {"type": "string"}, "status": {"const": "accepted"}},
+        "required": ["event_id", "status"],
+    }
+    lines = {"schema": {"type": "string", "description": "one event per line"}}
+    return {
+        "/events": {"post": _operation("Post one event", {"application/json": _media(event, _EXAMPLE)}, accepted)},
+        "/events/bulk": {
+            "post": _operation(
+                "Post many events: one bad event never sinks the others",
+                {
+                    "application/json": _media({"oneOf": [bulk, events]}, {"events": [_EXAMPLE]}),
+                    "application/x-ndjson": lines,
+                },
+                {"$ref": "#/components/schemas/BulkAnswer"},
+            )
+        },
+    }
+
+
+def _media(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"schema": schema, "example": example}
+
+
+def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    encoding = {
+        "name": "Content-Encoding",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "enum": ["identity", "gzip", "zstd"]},
+    }
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    responses: dict[str, Any] = {
+        "202": {"description": "the queue has it", "content": {"application/json": {"schema": answer}}}
+    }
+    responses |= {status: {"description": text, "content": refusal} for status, text in _REFUSALS.items()}
+    body = {"required": True, "content": content}
+    return {
+        "summary": summary,
+        "tags": ["events"],
+        "parameters": [encoding],
+        "requestBody": body,
+        "responses": responses,
+    }

@@ -1,0 +1,101 @@
+"""GET /health, /health/live, /health/ready: for people, load balancers and orchestrators."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from eventmill.errors import Unavailable
+from eventmill.interfaces import Queue, Store
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 2.0
+FRESH_SECONDS = 1.0
+
+
+class Alive(BaseModel):
+    status: str = "ok"
+
+
+class Part(BaseModel):
+    """The state of one service: `ok`, or `down` with the class of its trouble."""
+
+    status: str
+    trouble: str | None = None
+    warnings: list[str] = []
+
+
+class Readiness(BaseModel):
+    """`ok`, `degraded` (the store is away, events are taken), or `unavailable` (no events are taken)."""
+
+    status: str
+    queue: Part
+    store: Part | None = None
+
+
+class Health:
+    """Knows whether the queue and the store answer, and whether this process is leaving."""
+
+    def __init__(self, queue: Queue, store: Store | None) -> None:
+        self.leaving = False
+        self._queue = queue
+        self._store = store
+        self._lock = asyncio.Lock()
+        self._checked_at = -1e9
+        self._queue_part = self._store_part = Part(status="ok")
+
+    async def readiness(self) -> Readiness:
+        async with self._lock:
+            if time.monotonic() - self._checked_at > FRESH_SECONDS:
+                store_check = self._store.check if self._store else _nothing
+                self._queue_part, self._store_part = await asyncio.gather(
+                    _check(self._queue.check), _check(store_check)
+                )
+                self._checked_at = time.monotonic()
+        usable = self._queue_part.status == "ok" and not self.leaving
+        status = "unavailable" if not usable else "ok" if self._store_part.status == "ok" else "degraded"
+        return Readiness(status=status, queue=self._queue_part, store=self._store_part if self._store else None)
+
+
+async def _nothing() -> list[str]:
+    return []
+
+
+async def _check(check: Callable[[], Awaitable[list[str]]]) -> Part:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return Part(status="ok", warnings=await check())
+    except Exception as error:
+        # The words of a service may hold addresses: here only the class, the words go to the log.
+        trouble = "Timeout" if isinstance(error, TimeoutError) else type(error).__name__
+        level = logging.WARNING if isinstance(error, Unavailable | TimeoutError) else logging.ERROR
+        log.log(level, "check failed: %s: %s", trouble, error)
+        return Part(status="down", trouble=trouble)
+
+
+def create_router(health: Health) -> APIRouter:
+    """The three routes; `/health` and `/health/live` are fine whatever else is broken."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health", summary="Is the process alive?")
+    @router.get("/health/live", summary="Is the process alive?", operation_id="live")
+    async def live() -> Alive:
+        return Alive()
+
+    @router.get(
+        "/health/ready",
+        summary="Can events be taken?",
+        responses={503: {"model": Readiness, "description": "the queue is unusable, or the process is leaving"}},
+    )
+    async def ready(response: Response) -> Readiness:
+        readiness = await health.readiness()
+        if readiness.status == "unavailable":
+            response.status_code = 503
+            response.headers["Retry-After"] = "1"
+        return readiness
+
+    return router

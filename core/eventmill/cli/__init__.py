@@ -1,0 +1,1 @@
+"""The commands of `eventmill`: `app` declares them, each has a file of its own."""

@@ -1,0 +1,69 @@
+"""eventmill run: the API and the consumer in one process."""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+
+from rich.console import Console
+
+from eventmill.cli.backends import Choice, choose
+from eventmill.cli.consume import create_consumer
+from eventmill.cli.output import start_log
+from eventmill.cli.serve import serve_api
+from eventmill.cli.server import bind, leave_on_signal, run_loop, url_of
+from eventmill.errors import Unavailable
+from eventmill.interfaces import Queue, Store
+from eventmill.settings import Settings, load
+
+log = logging.getLogger(__name__)
+
+_BANNER = """\
+[bold green]eventmill[/] is ready at [bold]{url}[/] (pages: {url}/docs). Ctrl-C ends it.
+  queue {queue}, store {store}; data: {data}
+Post an event, then ask for it. Two events that are equal in every field are one.
+  curl {url}/events -d '{{"event_name":"product_view","channel":"web","user_id":"user_123","timestamp":1766717657}}'
+  curl '{url}/metrics?event_name=product_view&from=1766717657&to=1766717657'"""
+
+
+def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
+    chosen = "memory" if memory else None
+    settings = load(Settings, listen=listen, queue=chosen, store=chosen)
+    start_log(settings.log_level)
+    choice = choose(settings, queue="memory", store="memory")
+    choice.need_store()
+    if data is not None:
+        log.warning("--data %s is not used: these backends keep nothing on disk", data)
+    run_loop(_run(settings, choice, bind(settings.listen)))
+
+
+async def _run(settings: Settings, choice: Choice, listener: socket.socket) -> None:
+    leave = leave_on_signal()
+    async with choice.queue.open() as queue, choice.need_store().open() as store:
+        await _migrate(queue, store)
+        consumer = create_consumer(settings, queue, store)
+        consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
+        consuming.add_done_callback(lambda _: leave.set())  # it ends by itself only when it breaks
+        _greet(url_of(listener), choice)
+        await serve_api(settings, choice, (queue, store), listener, leave, settings.shutdown_delay_seconds or 0)
+        # What only this process has must be stored before it leaves.
+        consumer.stop(empty=choice.queue.settings.reach == "process")
+        await consuming
+
+
+async def _migrate(queue: Queue, store: Store) -> None:
+    try:
+        await queue.migrate()
+        await store.migrate()
+    except Unavailable as error:
+        log.warning("cannot migrate now, going on: %s", error)
+
+
+def _greet(url: str, choice: Choice) -> None:
+    text = _BANNER.format(
+        url=url,
+        queue=choice.queue.backend.name,
+        store=choice.need_store().backend.name,
+        data="in memory only, lost on exit",
+    )
+    Console(highlight=False, soft_wrap=True).print(text)

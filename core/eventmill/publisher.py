@@ -1,0 +1,207 @@
+"""Group commit: many callers in, few queue messages out, one verdict per caller."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+
+from eventmill import frames
+from eventmill.errors import ConfigurationError, EventmillError, PartialFailure, QueueUnavailable
+from eventmill.interfaces import MIN_BODY_BYTES, Queue
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 5.0
+MAX_COMMITS = 8  # under way at once
+MAX_COMMIT_FRAMES = 32
+_SHARE_SECONDS = 0.005  # a commit under way is waited for at most so long, so that a crowd shares the next one
+_SWEEP_SECONDS = 0.25
+
+
+class Waiter:
+    """One caller: its lines, until when it waits, and its verdict. A settled one has no lines left."""
+
+    __slots__ = ("bytes", "count", "deadline", "lines", "verdict")
+
+    def __init__(self, lines: Sequence[bytes], deadline: float, verdict: asyncio.Future[None]) -> None:
+        self.lines = lines
+        self.count = len(lines)
+        self.bytes = sum(map(len, lines))
+        self.deadline = deadline
+        self.verdict = verdict
+
+    def settle(self, error: EventmillError | None) -> None:
+        """Answer the caller, unless it was answered or went away."""
+        self.lines = ()
+        if self.verdict.done():
+            return
+        if error is None:
+            self.verdict.set_result(None)
+        else:
+            self.verdict.set_exception(error)
+
+
+class Publisher:
+    """Packs lines of many callers into frames and answers each caller once its own are durable.
+
+    The first caller after a quiet moment is committed at once; then at most one commit that is not full starts
+    per linger, so that a crowd shares. Full means the payload of one frame, or 500 events.
+
+    Use it as an async context manager: leaving it commits what is pending and answers every caller.
+    """
+
+    def __init__(self, queue: Queue, *, linger_ms: float = 0, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        if queue.max_body_bytes < MIN_BODY_BYTES:
+            raise ConfigurationError(
+                f"the queue takes bodies of {queue.max_body_bytes} bytes, needed: {MIN_BODY_BYTES}"
+            )
+        self._queue = queue
+        self._linger_seconds = linger_ms / 1000
+        self._timeout_seconds = timeout_seconds
+        self._frame_bytes = frames.payload_limit(queue.max_body_bytes)
+        self._pending: deque[Waiter] = deque()
+        self._pending_bytes = self._pending_lines = 0
+        self._waiting: deque[Waiter] = deque()  # all without a verdict, oldest first
+        self._commits: set[asyncio.Task[None]] = set()
+        self._last_commit = -1e9
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def publish(self, lines: Sequence[bytes]) -> None:
+        """Return once all lines, at least one, are durable in the queue.
+
+        Raises QueueUnavailable when any of them could not be confirmed within 5 s: repeating all is harmless.
+        A caller that is cancelled takes nothing back.
+        """
+        if self._closing:
+            raise QueueUnavailable("this process is leaving")
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(lines, time.monotonic() + self._timeout_seconds, loop.create_future())
+        self._pending.append(waiter)
+        self._waiting.append(waiter)
+        self._pending_lines += waiter.count
+        self._pending_bytes += waiter.bytes
+        if len(self._pending) == 1 or self._is_full():
+            self._changed.set()
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
+        await waiter.verdict
+
+    async def __aenter__(self) -> "Publisher":
+        self._committer = asyncio.create_task(self._run(), name="eventmill-publisher")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        self._changed.set()
+        await self._committer
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for waiter in self._waiting:
+            waiter.settle(QueueUnavailable("the queue did not confirm it before this process left"))
+
+    async def _run(self) -> None:
+        while not self._closing or self._pending:
+            if not self._pending:
+                await self._wait(None)
+            elif (seconds := self._patience()) > 0:
+                await self._wait(seconds)
+            elif waiters := self._take():
+                self._start(waiters)
+        if self._commits:
+            await asyncio.wait(self._commits, timeout=self._timeout_seconds)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Wait until something changed: a first caller, a full frame, a finished commit, closing."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _patience(self) -> float:
+        """Seconds for which the pending lines should still wait for company."""
+        if len(self._commits) >= MAX_COMMITS:
+            return _SWEEP_SECONDS
+        if self._closing or self._is_full():
+            return 0
+        linger = max(self._linger_seconds, _SHARE_SECONDS) if self._commits else self._linger_seconds
+        return self._last_commit + linger - time.monotonic()
+
+    def _is_full(self) -> bool:
+        return self._pending_bytes >= self._frame_bytes or self._pending_lines >= frames.MAX_FRAME_EVENTS
+
+    def _take(self) -> list[Waiter]:
+        """The oldest callers that still wait, as many as one commit carries."""
+        taken: list[Waiter] = []
+        size = 0
+        while self._pending and size < MAX_COMMIT_FRAMES * self._frame_bytes:
+            waiter = self._next()
+            if waiter.lines:
+                taken.append(waiter)
+                size += waiter.bytes
+        return taken
+
+    def _next(self) -> Waiter:
+        waiter = self._pending.popleft()
+        self._pending_lines -= waiter.count
+        self._pending_bytes -= waiter.bytes
+        return waiter
+
+    def _start(self, waiters: list[Waiter]) -> None:
+        self._last_commit = time.monotonic()
+        commit = asyncio.create_task(self._commit(waiters))
+        self._commits.add(commit)
+        commit.add_done_callback(self._finished)
+
+    def _finished(self, commit: asyncio.Task[None]) -> None:
+        self._commits.discard(commit)
+        self._changed.set()
+
+    async def _commit(self, waiters: list[Waiter]) -> None:
+        """Publish the lines of these callers, and tell each whether all of its own are durable."""
+        lines = [line for waiter in waiters for line in waiter.lines]
+        runs = frames.split(lines, self._frame_bytes)
+        bodies = []
+        for run in runs:
+            bodies.append(frames.encode_frame(run))
+            await asyncio.sleep(0)
+        failed = await self._publish(bodies, waiters[0].deadline)
+        lost = [index in failed for index, run in enumerate(runs) for _ in run]
+        start = 0
+        for waiter in waiters:
+            unconfirmed = any(lost[start : start + waiter.count])
+            waiter.settle(QueueUnavailable("the queue did not confirm it") if unconfirmed else None)
+            start += waiter.count
+
+    async def _publish(self, bodies: list[bytes], deadline: float) -> set[int]:
+        """Publish, and return the indexes of the bodies that were not confirmed."""
+        try:
+            await self._queue.publish(bodies, deadline)
+        except PartialFailure as failure:
+            log.warning("the queue took %d of %d messages: %s", len(bodies) - len(failure.failed), len(bodies), failure)
+            return set(failure.failed)
+        except QueueUnavailable as error:
+            log.warning("the queue is unavailable: %s", error)
+        except Exception:
+            log.exception("the queue failed to publish")
+        else:
+            return set()
+        return set(range(len(bodies)))
+
+    def _sweep(self) -> None:
+        """Answer the callers whose time is up, whatever the queue does."""
+        now = time.monotonic()
+        while self._waiting and (self._waiting[0].verdict.done() or self._waiting[0].deadline <= now):
+            late = QueueUnavailable(f"the queue did not confirm it within {self._timeout_seconds:g} s")
+            self._waiting.popleft().settle(late)
+        while self._pending and not self._pending[0].lines:
+            self._next()
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._waiting else None

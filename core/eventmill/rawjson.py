@@ -1,0 +1,65 @@
+"""Where the parts of a JSON text lie, found without decoding them.
+
+A decoder gives up a whole text for one bad part. Splitting it first lets each part be decoded, and refused, alone.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
+_KEY = re.compile(rb'\s*("(?:[^"\\]|\\.)*+")\s*:\s*', re.DOTALL)
+
+
+class Part(NamedTuple):
+    """One element of an array, or one value of an object with its key (still quoted)."""
+
+    key: bytes
+    value: bytes
+    offset: int
+
+
+def elements(text: bytes) -> Iterator[Part]:
+    """The elements of the array in `text`. Raises ValueError when there is no array, or it does not end."""
+    for start, end in _spans(text, b"["):
+        stripped = text[start:end].lstrip()
+        yield Part(b"", stripped.rstrip(), end - len(stripped))
+
+
+def members(text: bytes) -> Iterator[Part]:
+    """The members of the object in `text`. Raises ValueError when there is none, or it does not end."""
+    for start, end in _spans(text, b"{"):
+        key = _KEY.match(text, start, end)
+        if key is None:
+            raise ValueError(f"no key at byte {start}")
+        yield Part(key[1], text[key.end() : end].rstrip(), key.end())
+
+
+def _spans(text: bytes, bracket: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each part between the commas of the outermost bracket."""
+    opening = len(text) - len(text.lstrip())
+    if text[opening : opening + 1] != bracket:
+        raise ValueError(f"does not start with {bracket.decode()}")
+    depth, start = 0, opening + 1
+    for token in _TOKEN.finditer(text, opening):
+        mark = token[0]
+        if mark in b"[{":
+            depth += 1
+        elif mark == b"," and depth == 1:
+            yield start, token.start()
+            start = token.end()
+        elif mark in b"]}":
+            depth -= 1
+            if depth == 0:
+                yield from _last(text, opening, start, token.start())
+                return
+        elif mark == b'"':
+            break
+    raise ValueError("does not end")
+
+
+def _last(text: bytes, opening: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    if text[end + 1 :].strip():
+        raise ValueError(f"trailing characters at byte {end + 1}")
+    if start > opening + 1 or text[start:end].strip():
+        yield start, end

@@ -1,0 +1,13 @@
+"""Settings of the memory store: there are none."""
+
+from eventmill import PluginSettings, Reach, SettingsConfigDict
+
+
+class MemoryStoreSettings(PluginSettings):
+    """Nothing to set."""
+
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_MEMORY_")
+
+    @property
+    def reach(self) -> Reach:
+        return "process"

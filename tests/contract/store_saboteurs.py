@@ -1,0 +1,280 @@
+"""Stores that break the contract, each in one way. They work on the memory store from outside."""
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+import eventmill_store_memory
+from eventmill import Event, EventBatch, EventFilter, Identity, Metrics, MetricsQuery, Position, Store, StoreBackend
+from eventmill.event import MAX_TIME_MS, MIN_TIME_MS
+from eventmill_store_memory.settings import MemoryStoreSettings
+
+
+class Honest(Store):
+    """Passes everything on: the saboteurs' base, which must pass the suite."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+
+    async def migrate(self) -> None:
+        await self.inner.migrate()
+
+    async def insert(self, batch: EventBatch) -> None:
+        await self.inner.insert(batch)
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(filter, before, limit)
+
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        return await self.inner.erase(project, user_id, until_ms)
+
+    async def check(self) -> list[str]:
+        return await self.inner.check()
+
+
+class Loses(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        await self.inner.insert(batch.take(range(min(len(batch), 10_000))))
+
+
+class Truncates(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        short = [msgspec.structs.replace(event, metadata=msgspec.Raw(b"{}")) for event in batch.events]
+        await self.inner.insert(EventBatch.of(short))
+
+
+class DropsMilliseconds(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        whole = [msgspec.structs.replace(e, timestamp_ms=e.timestamp_ms // 1000 * 1000) for e in batch.events]
+        await self.inner.insert(EventBatch.of(whole))
+
+
+class StoresLater(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        async def late() -> None:
+            await asyncio.sleep(0.2)
+            await self.inner.insert(batch)
+
+        self.later = asyncio.create_task(late())
+
+
+class CountsTwice(Honest):
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.repeated = 0
+        self.seen: set[Identity] = set()
+
+    async def insert(self, batch: EventBatch) -> None:
+        self.repeated += sum(event.identity in self.seen for event in batch.events)
+        self.seen |= {event.identity for event in batch.events}
+        await self.inner.insert(batch)
+
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        return dataclasses.replace(answer, total_count=answer.total_count + self.repeated)
+
+
+class LastArrivalWins(Honest):
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.arrivals = itertools.count()
+        self.versions: dict[int, int] = {}
+
+    async def insert(self, batch: EventBatch) -> None:
+        numbered = []
+        for event in batch.events:
+            number = next(self.arrivals)
+            self.versions[number] = event.version
+            numbered.append(msgspec.structs.replace(event, version=number))
+        await self.inner.insert(EventBatch.of(numbered))
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        page = await self.inner.scan(filter, before, limit)
+        return [msgspec.structs.replace(event, version=self.versions[event.version]) for event in page]
+
+
+class FirstArrivalWins(Honest):
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.seen: set[Identity] = set()
+
+    async def insert(self, batch: EventBatch) -> None:
+        fresh = [i for i, event in enumerate(batch.events) if event.identity not in self.seen]
+        self.seen |= {event.identity for event in batch.events}
+        await self.inner.insert(batch.take(fresh))
+
+
+class MergesByIdAlone(FirstArrivalWins):
+    async def insert(self, batch: EventBatch) -> None:
+        fresh = []
+        for number, event in enumerate(batch.events):
+            key = Identity(event.project, "", 0, event.event_id)
+            if key not in self.seen:
+                fresh.append(number)
+                self.seen.add(key)
+        await self.inner.insert(batch.take(fresh))
+
+
+class IgnoresNames(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(dataclasses.replace(filter, event_names=None), before, limit)
+
+
+class IgnoresProjects(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        await self.inner.insert(EventBatch.of(msgspec.structs.replace(e, project="all") for e in batch.events))
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(dataclasses.replace(filter, project="all"), before, limit)
+
+
+class IgnoresTheStart(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(dataclasses.replace(filter, start_ms=MIN_TIME_MS), before, limit)
+
+
+class IncludesTheEnd(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(dataclasses.replace(filter, end_ms=filter.end_ms + 1), before, limit)
+
+
+class RepeatsThePosition(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        if before is not None and limit > 1:
+            here = EventFilter(filter.project, before.timestamp_ms, before.timestamp_ms + 1, (before.event_name,))
+            found = await self.inner.scan(here, None, 1000)
+            repeated = [event for event in found if event.event_id == before.event_id]
+            rest = await self.inner.scan(filter, before, limit - 1)
+            return repeated + rest if rest else []
+        return await self.inner.scan(filter, before, limit)
+
+
+class SkipsWithinAMillisecond(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        end_ms = filter.end_ms if before is None else min(filter.end_ms, before.timestamp_ms)
+        return await self.inner.scan(dataclasses.replace(filter, end_ms=end_ms), None, limit)
+
+
+class PagesByOffset(Honest):
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.offset = 0
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        self.offset = 0 if before is None else self.offset + limit
+        everything = await self.inner.scan(filter, None, self.offset + limit)
+        return everything[self.offset :]
+
+
+class OldestFirst(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        page = await self.inner.scan(filter, before, limit)
+        return sorted(page, key=lambda event: event.timestamp_ms)
+
+
+class GivesTooMany(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(filter, before, limit + 1)
+
+
+class ForgetsErasures(Honest):
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        events = await self.inner.scan(EventFilter(project, MIN_TIME_MS, MAX_TIME_MS), None, 1000)
+        gone = [event for event in events if event.user_id == user_id and event.timestamp_ms <= until_ms]
+        self.gone = getattr(self, "gone", set()) | {(id(self), event.identity) for event in gone}
+        return len(gone)
+
+    async def insert(self, batch: EventBatch) -> None:
+        self.gone = getattr(self, "gone", set()) - {(id(self), event.identity) for event in batch.events}
+        await self.inner.insert(batch)
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        page = await self.inner.scan(filter, before, limit)
+        return [event for event in page if (id(self), event.identity) not in getattr(self, "gone", set())]
+
+
+class ErasesForEver(Honest):
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        return await self.inner.erase(project, user_id, MAX_TIME_MS)
+
+
+class ErasesEverywhere(Honest):
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        await self.inner.erase("other", user_id, until_ms)
+        return await self.inner.erase(project, user_id, until_ms)
+
+
+class ApproximatesUsers(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        return dataclasses.replace(answer, unique_count=round(answer.unique_count * 1.003))
+
+
+class CountsInAnotherZone(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        shifted = [dataclasses.replace(group, value=group.value.replace(" 0", " 1")) for group in answer.groups]
+        return dataclasses.replace(answer, groups=tuple(shifted))
+
+
+class SortsByNameAlone(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        return dataclasses.replace(answer, groups=tuple(sorted(answer.groups, key=lambda group: group.value)))
+
+
+class CutsGroupsSilently(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        total = await super().metrics(dataclasses.replace(query, group_by=None))
+        return total if total.total_count > 10_000 else await super().metrics(query)
+
+
+class EmptiesByMigrating(Honest):
+    async def migrate(self) -> None:
+        async with eventmill_store_memory.backend.open(MemoryStoreSettings()) as empty:
+            self.inner = empty
+
+
+CAUGHT_BY: dict[type[Honest], str] = {
+    Loses: "test_every_event_is_stored",
+    Truncates: "test_every_field_comes_back_as_it_was",
+    DropsMilliseconds: "test_every_field_comes_back_as_it_was",
+    StoresLater: "test_inserted_events_are_seen_at_once_by_everybody",
+    CountsTwice: "test_the_same_batch_again_changes_no_answer",
+    LastArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
+    FirstArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
+    MergesByIdAlone: "test_events_that_differ_in_any_part_of_the_identity_are_different",
+    IgnoresNames: "test_a_scan_keeps_to_its_project_and_names",
+    IgnoresProjects: "test_a_scan_keeps_to_its_project_and_names",
+    IgnoresTheStart: "test_a_scan_starts_at_its_start_and_ends_before_its_end",
+    IncludesTheEnd: "test_a_scan_starts_at_its_start_and_ends_before_its_end",
+    RepeatsThePosition: "test_pages_hold_each_event_once_in_order",
+    SkipsWithinAMillisecond: "test_pages_hold_each_event_once_in_order",
+    PagesByOffset: "test_pages_skip_and_repeat_nothing_while_events_arrive",
+    OldestFirst: "test_pages_hold_each_event_once_in_order",
+    GivesTooMany: "test_pages_hold_each_event_once_in_order",
+    ForgetsErasures: "test_erasure_holds_for_events_that_arrive_later",
+    ErasesForEver: "test_erasure_ends_with_its_last_moment",
+    ErasesEverywhere: "test_an_erased_user_is_neither_scanned_nor_counted",
+    ApproximatesUsers: "test_counts_and_unique_users_are_exact",
+    CountsInAnotherZone: "test_hours_and_days_are_those_of_utc",
+    SortsByNameAlone: "test_channels_stand_by_count_then_by_name",
+    CutsGroupsSilently: "test_more_groups_than_an_answer_may_hold_are_refused",
+    EmptiesByMigrating: "test_migrating_again_and_at_once_keeps_what_is_there",
+}
+
+
+def sabotage(saboteur: type[Honest]) -> StoreBackend:
+    """A backend whose store is this saboteur."""
+
+    @asynccontextmanager
+    async def open_store(settings: Any) -> AsyncIterator[Store]:
+        async with eventmill_store_memory.backend.open(settings) as inner:
+            yield saboteur(inner)
+
+    return StoreBackend(saboteur.__name__, MemoryStoreSettings, open_store)

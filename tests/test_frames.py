@@ -1,0 +1,123 @@
+"""The wire format."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from eventmill import frames
+from eventmill.errors import UndecodableMessage, UnknownFrameVersion
+from eventmill.event import encode_line
+from eventmill.testing import make_event, make_events
+
+LINES = [encode_line(event) for event in make_events(200)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 200])
+def test_events_come_back_from_a_frame(count: int) -> None:
+    pairs = frames.decode_frame(frames.encode_frame(LINES[:count]))
+    assert [event for event, _ in pairs] == make_events(200)[:count]
+    assert [line for _, line in pairs] == LINES[:count]
+
+
+def test_a_frame_of_many_events_is_compressed() -> None:
+    assert len(frames.encode_frame(LINES)) < len(b"".join(LINES)) / 3
+
+
+def test_a_published_frame_of_version_1_can_be_read_for_ever() -> None:
+    line = (
+        b'{"project":"default","event_name":"a","timestamp_ms":1700000000000,"event_id":"1","channel":"c",'
+        b'"user_id":"u","campaign_id":"","tags":["t"],"metadata":{"x": 1},"received_at_ms":1700000000001,"version":7}'
+    )
+    body = b"em\x01\x00" + (1).to_bytes(2, "big") + len(line).to_bytes(4, "big") + line
+    [(event, same)] = frames.decode_frame(body)
+    assert same == line
+    assert (event.event_name, event.tags, bytes(event.metadata), event.version) == ("a", ("t",), b'{"x": 1}', 7)
+
+
+@pytest.mark.parametrize("lines", [LINES[:1], LINES], ids=["plain", "compressed"])
+def test_a_frame_cut_short_is_undecodable(lines: list[bytes]) -> None:
+    body = frames.encode_frame(lines)
+    for end in range(len(body)):
+        with pytest.raises(UndecodableMessage):
+            frames.decode_frame(body[:end])
+
+
+@given(st.binary())
+@example(b"")
+@example(b"em")
+@example(b"em\x01\x00\x00\x01\x00\x00\x00\x00")
+@example(b"em\x01\x09\x00\x01\x00\x00\x00\x01x")
+@example(b"em\x01\x00\x00\x01\x00\x00\x00\x02{}")
+@example(b"em\x01\x00\x00\x01" + (5000).to_bytes(4, "big") + b"[" * 5000)
+@example(b"em\x01\x00\x00\x01\x00\x00\x00\x03{\xff}")
+@example(b"em\x01\x01\x00\x01\xff\xff\xff\xff" + frames.encode_frame(LINES)[10:])
+def test_any_other_bytes_are_undecodable(body: bytes) -> None:
+    if body[:2] == b"em" and body[2:3] not in (b"", b"\x01"):
+        return
+    with pytest.raises(UndecodableMessage):
+        frames.decode_frame(body)
+
+
+def test_an_event_out_of_range_is_undecodable() -> None:
+    line = LINES[0].replace(b'"timestamp_ms":1', b'"timestamp_ms":99999')
+    with pytest.raises(UndecodableMessage, match="timestamp_ms"):
+        frames.decode_frame(frames.encode_frame([line]))
+
+
+def test_a_frame_of_an_unknown_version_is_told_apart() -> None:
+    body = bytearray(frames.encode_frame(LINES))
+    body[2] = 2
+    with pytest.raises(UnknownFrameVersion, match="version 2"):
+        frames.decode_frame(bytes(body))
+
+
+def test_lines_are_split_into_as_few_frames_as_fit() -> None:
+    limit = frames.payload_limit(40 * 1024)
+    runs = frames.split(LINES * 10, limit)
+    assert [line for run in runs for line in run] == LINES * 10
+    assert all(len(b"\n".join(run)) <= limit for run in runs)
+    assert all(len(b"\n".join([*run, following[0]])) > limit for run, following in zip(runs, runs[1:], strict=False))
+
+
+def test_a_frame_holds_at_most_500_events() -> None:
+    assert [len(run) for run in frames.split([b"{}"] * 1001, 10**6)] == [500, 500, 1]
+
+
+def test_the_largest_event_fits_the_smallest_queue_even_when_dead() -> None:
+    event = make_event(
+        project="p" * 64,
+        event_name="\U0001f600" * 256,
+        user_id="\U0001f600" * 256,
+        campaign_id="\U0001f600" * 256,
+        channel="\U0001f600" * 64,
+        event_id="\U0001f600" * 128,
+        metadata=b'{"a":"' + b"x" * 28_000 + b'"}',
+    )
+    line = encode_line(event)
+    smallest = 40 * 1024
+    assert len(line) <= frames.payload_limit(smallest)
+    record = frames.DeadRecord(
+        reason="rejected", code="c" * 500, message="\0" * 500, body=b"em" * (smallest // 2 - 1024)
+    )
+    assert len(frames.encode_dead(record)) <= smallest
+
+
+@given(st.binary())
+def test_dead_letters_come_back_byte_for_byte(body: bytes) -> None:
+    record = frames.DeadRecord(
+        reason="rejected",
+        code="RejectedEvents",
+        message="no \n such column",
+        attempts=3,
+        origin="sqs",
+        enqueued_at_ms=1,
+        died_at_ms=2,
+        body=body,
+    )
+    assert frames.decode_dead(frames.encode_dead(record)) == record
+
+
+@pytest.mark.parametrize("body", [b"", b"anything", b"ed\x01no json\nbody", b"ed\x09{}\nx", frames.encode_frame(LINES)])
+def test_a_plain_body_among_the_dead_was_moved_by_the_queue(body: bytes) -> None:
+    record = frames.decode_dead(body)
+    assert (record.reason, record.body) == ("moved", body)
