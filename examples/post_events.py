@@ -24,7 +24,7 @@ def main() -> None:
         print("accepted", answer["accepted"], "of", len(visits))
 
         deadline = time.monotonic() + 10
-        question = {"event_name": "visit", "from": now, "to": now, "group_by": "channel"}
+        question: dict[str, str | int] = {"event_name": "visit", "from": now, "to": now, "group_by": "channel"}
         while True:
             counts = client.get("/metrics", params=question).raise_for_status().json()
             if counts["total_count"] >= len(visits) or time.monotonic() > deadline:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +24,6 @@ from eventmill.interfaces import Delivery, Queue, Store
 log = logging.getLogger(__name__)
 
 RECEIVE_MESSAGES = 100
-RECEIVE_WAIT_SECONDS = 1.0
 BACKOFF_SECONDS = (0.2, 30.0)
 UNKNOWN_VERSION_DELAY_SECONDS = 60
 PUBLISH_SECONDS = 5.0
@@ -64,6 +64,7 @@ class Consumer:
         batch_rows: int = 20_000,
         batch_bytes: int = 8 * 1024 * 1024,
         batch_seconds: float = 1.0,
+        receive_seconds: float = 1.0,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._queue = queue
@@ -71,6 +72,7 @@ class Consumer:
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
         self._batch_seconds = batch_seconds
+        self._receive_seconds = receive_seconds
         self._drain_seconds = drain_seconds
         self._held: set[Delivery] = set()
         self._stopping = asyncio.Event()
@@ -108,10 +110,10 @@ class Consumer:
         """Receive until there are enough rows or bytes, or the first of them is old enough."""
         intake = Intake()
         while len(intake.pairs) < self._batch_rows and intake.size < self._batch_bytes and not self._is_done():
-            left = intake.started + self._batch_seconds - time.monotonic() if intake.deliveries else 1.0
+            left = intake.started + self._batch_seconds - time.monotonic() if intake.deliveries else math.inf
             if left <= 0:
                 break
-            deliveries = await self._receive(min(left, RECEIVE_WAIT_SECONDS))
+            deliveries = await self._receive(min(left, self._receive_seconds))
             for delivery in deliveries:
                 await self._decode(delivery, intake)
             if self._stopping.is_set() and not deliveries:
@@ -201,7 +203,7 @@ class Consumer:
         expected = isinstance(error, EventmillError)
         level = logging.ERROR if isinstance(error, StoreMisconfigured) or not expected else logging.WARNING
         log.log(level, "%s (%s): %s", trouble, type(error).__name__, error, exc_info=None if expected else error)
-        if self._is_over():
+        if await self._is_over():
             raise Stopped
         first, longest = BACKOFF_SECONDS
         seconds = random.uniform(0, min(longest, first * 2 ** min(failures, 16)))
@@ -211,9 +213,13 @@ class Consumer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    def _is_over(self) -> bool:
-        nothing_to_save = not self._held and not self._emptying
-        return self._stopping.is_set() and (nothing_to_save or time.monotonic() >= self._deadline)
+    async def _is_over(self) -> bool:
+        """Whether retrying ends: this consumer was stopped, and its time is up or there is nothing to save."""
+        if not self._stopping.is_set():
+            return False
+        if time.monotonic() >= self._deadline or not (self._held or self._emptying):
+            return True
+        return not self._held and (await self._queue.depth()).ready == 0
 
     async def _extend(self) -> None:
         """Keep the leases of everything that is held."""

@@ -66,7 +66,7 @@ class Plugins:
         if len(found) == 1:
             return found[0].record
         if found:
-            sources = " and ".join(str(item.source) for item in found)
+            sources = " and ".join(sorted(str(item.source) for item in found))
             raise PluginError(f"{kind} {name!r} is brought by {sources}: uninstall all but one")
         names = sorted({item.record.name for item in loaded})
         failed = "; ".join(f"{source}: {why}" for source, why in self.broken.items())
@@ -113,8 +113,9 @@ def _register(module: object, source: Source, plugins: Plugins) -> None:
         raise PluginError(f"there is no hook {', '.join(unknown)}: the hooks are {', '.join(_HOOKS)}")
     records: list[Any] = []
     for name, kind in _HOOKS.items():
-        for returned in getattr(manager.hook, name)():
-            records += _checked(name, returned, kind)
+        for implementation in getattr(manager.hook, name).get_hookimpls():
+            # Called by hand: pluggy would drop the None of a forgotten return without a word.
+            records += _checked(name, implementation.function(), kind)
     for record in records:
         target: Any = {QueueBackend: plugins.queues, StoreBackend: plugins.stores, HttpApp: plugins.http_apps}
         target[type(record)].append(Loaded(record, source))

@@ -39,24 +39,31 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore")
 
-    queue: str | None = Field(None, description="the queue's backend; `eventmill run` has a default")
-    store: str | None = Field(None, description="the store's backend, or `none` for `serve` without questions")
-    listen: Address = Field("127.0.0.1:8080", description="where the API listens, HOST:PORT")
+    queue: str | None = Field(default=None, description="the queue's backend; `eventmill run` has a default")
+    store: str | None = Field(default=None, description="the store's backend, or `none` for `serve` without questions")
+    listen: Address = Field(default="127.0.0.1:8080", description="where the API listens, HOST:PORT")
     linger_ms: float | None = Field(
-        None, ge=0, le=1000, description="how long a commit waits for company; default: the queue backend's"
+        default=None, ge=0, le=1000, description="how long a commit waits for company; default: the queue backend's"
     )
     shutdown_delay_seconds: float | None = Field(
-        None, ge=0, le=300, description="serving goes on so long after SIGTERM; default: 5 for `serve`, 0 for `run`"
+        default=None,
+        ge=0,
+        le=300,
+        description="serving goes on so long after SIGTERM; default: 5 for `serve`, 0 for `run`",
     )
     memory_bytes: int = Field(
-        64 * 1024 * 1024,
+        default=64 * 1024 * 1024,
         ge=32 * 1024 * 1024,
         description="memory for bodies read, unpacked and pending; beyond it: 503",
     )
-    batch_rows: int = Field(20_000, ge=1, le=1_000_000, description="events per insert, at most")
-    batch_bytes: int = Field(8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="bytes per insert, at most")
-    batch_seconds: float = Field(1.0, ge=0, le=60, description="how old the first event of an insert may get")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
+    batch_rows: int = Field(default=20_000, ge=1, le=1_000_000, description="events per insert, at most")
+    batch_bytes: int = Field(
+        default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="bytes per insert, at most"
+    )
+    batch_seconds: float = Field(default=1.0, ge=0, le=60, description="how old the first event of an insert may get")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged to stderr"
+    )
 
 
 class PluginSettings(BaseSettings):

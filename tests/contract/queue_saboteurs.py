@@ -10,46 +10,11 @@ from typing import Any
 import eventmill_queue_memory
 from eventmill import Delivery, Depth, Queue, QueueBackend, QueueUnavailable
 from eventmill_queue_memory.settings import MemoryQueueSettings
+from proxies import QueueProxy
 
 
-class Honest(Queue):
-    """Passes everything on: the saboteurs' base, which must pass the suite."""
-
-    def __init__(self, inner: Queue) -> None:
-        self.inner = inner
-
-    @property
-    def max_body_bytes(self) -> int:
-        return self.inner.max_body_bytes
-
-    @property
-    def lease_seconds(self) -> float:
-        return self.inner.lease_seconds
-
-    @property
-    def dead(self) -> Queue:
-        return self.inner.dead
-
-    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
-        await self.inner.publish(bodies, deadline)
-
-    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
-        return await self.inner.receive(max_messages, wait_seconds)
-
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        await self.inner.ack(deliveries)
-
-    async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
-        await self.inner.release(deliveries, delay_seconds)
-
-    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        return await self.inner.extend(deliveries)
-
-    async def depth(self) -> Depth:
-        return await self.inner.depth()
-
-    async def check(self) -> list[str]:
-        return await self.inner.check()
+class Honest(QueueProxy):
+    """The saboteurs' base, which must pass the suite."""
 
 
 class Loses(Honest):

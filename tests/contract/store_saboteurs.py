@@ -13,28 +13,11 @@ import eventmill_store_memory
 from eventmill import Event, EventBatch, EventFilter, Identity, Metrics, MetricsQuery, Position, Store, StoreBackend
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS
 from eventmill_store_memory.settings import MemoryStoreSettings
+from proxies import StoreProxy
 
 
-class Honest(Store):
-    """Passes everything on: the saboteurs' base, which must pass the suite."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-
-    async def migrate(self) -> None:
-        await self.inner.migrate()
-
-    async def insert(self, batch: EventBatch) -> None:
-        await self.inner.insert(batch)
-
-    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        return await self.inner.scan(filter, before, limit)
-
-    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
-        return await self.inner.erase(project, user_id, until_ms)
-
-    async def check(self) -> list[str]:
-        return await self.inner.check()
+class Honest(StoreProxy):
+    """The saboteurs' base, which must pass the suite."""
 
 
 class Loses(Honest):

@@ -186,17 +186,16 @@ class Advance:
         self._source = source
         size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else None
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("sending", total=size)
-        self._is_shown = sys.stderr.isatty()
 
     def __call__(self, tally: Tally) -> None:
         position = self._source.tell() if self._source.seekable() else None
         self._progress.update(self._task, completed=position, description=f"{tally.accepted} accepted")
 
     def __enter__(self) -> "Advance":
-        if self._is_shown:
-            self._progress.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:

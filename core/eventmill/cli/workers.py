@@ -44,6 +44,8 @@ def supervise(work: Callable[[socket.socket], None], listener: socket.socket, co
                 log.error("worker %d died with exit code %s: starting another", worker.pid, worker.exitcode)
                 time.sleep(_RESTART_SECONDS)
                 workers.append(_start(work, listener))
+                if leaving:  # meanwhile
+                    workers[-1].terminate()
 
 
 def _start(work: Callable[[socket.socket], None], listener: socket.socket) -> SpawnProcess:

@@ -10,8 +10,10 @@ class MemoryQueueSettings(PluginSettings):
 
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_MEMORY_")
 
-    lease_seconds: float = Field(60, gt=0, description="how long a received message is the receiver's alone")
-    max_bytes: int = Field(256 * 1024 * 1024, gt=0, description="what it holds at most; beyond it the API answers 503")
+    lease_seconds: float = Field(default=60, gt=0, description="how long a received message is the receiver's alone")
+    max_bytes: int = Field(
+        default=256 * 1024 * 1024, gt=0, description="what it holds at most; beyond it the API answers 503"
+    )
 
     @property
     def reach(self) -> Reach:

@@ -1,0 +1,166 @@
+"""GET /metrics, in process, over the memory store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import real_events
+from eventmill import Metrics, MetricsQuery, StoreMisconfigured, StoreUnavailable
+from eventmill.testing.contract import eventually
+from mill import Mill, running_mill
+from proxies import StoreProxy
+
+pytestmark = pytest.mark.anyio
+
+DAY = "event_name=page_view&from=2023-11-14T00:00:00Z&to=2023-11-14T23:59:59Z"
+
+
+@pytest.fixture
+async def mill() -> AsyncIterator[Mill]:
+    async with running_mill() as mill:
+        yield mill
+
+
+async def post(mill: Mill, *events: dict[str, Any]) -> None:
+    """Post events, and wait until they can be asked for."""
+    defaults = {"event_name": "page_view", "channel": "web", "user_id": "ada"}
+    answer = await mill.client.post("/events/bulk", json=[defaults | event for event in events])
+    assert answer.json()["rejected"] == 0, answer.text
+
+    async def is_stored() -> bool:
+        depth = await mill.queue.depth()
+        return depth.ready == depth.in_flight == 0
+
+    await eventually(is_stored)
+
+
+async def test_the_real_events_give_the_expected_answers_also_when_sent_twice(mill: Mill) -> None:
+    for _ in range(2):
+        answer = await mill.client.post(
+            "/events/bulk",
+            content=b"\n".join(real_events.lines()),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert (answer.status_code, answer.json()["accepted"]) == (202, 9999)
+        assert len(set(answer.json()["event_ids"])) == real_events.EXPECTED["distinct_events"]
+        await post(mill, {"timestamp": 1_700_000_000})
+        for name, group_by in real_events.QUESTIONS:
+            got = await mill.client.get("/metrics", params=real_events.parameters(name, group_by))
+            assert real_events.wrong(got.json()) == []
+
+
+async def test_the_answer_has_the_documented_shape(mill: Mill) -> None:
+    await post(mill, {"timestamp": 1_700_000_000}, {"timestamp": 1_700_000_001, "channel": "mobile", "user_id": "bob"})
+    answer = await mill.client.get("/metrics?event_name=page_view&from=1700000000&to=1700000001&group_by=channel")
+    assert answer.json() == {
+        "event_name": "page_view",
+        "from": 1_700_000_000,
+        "to": 1_700_000_001,
+        "total_count": 2,
+        "unique_count": 2,
+        "group_by": "channel",
+        "groups": [
+            {"group_value": "mobile", "total_count": 1, "unique_count": 1},
+            {"group_value": "web", "total_count": 1, "unique_count": 1},
+        ],
+    }
+    answer = await mill.client.get("/metrics?event_name=page_view&from=1700000000&to=1700000001")
+    assert (answer.json()["group_by"], answer.json()["groups"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "total"),
+    [
+        ("1700000000", "1700000001", 4),
+        ("1700000000", "1700000000", 3),
+        ("1700000001", "1700000001", 1),
+        ("1700000000.5", "1700000000.5", 1),
+        ("1700000000.4", "1700000000.998", 1),
+        ("1700000000.501", "1700000000.999", 1),
+        ("2023-11-14T22:13:20Z", "2023-11-14T22:13:20Z", 3),
+        ("2023-11-14T22:13:20.500Z", "2023-11-14T22:13:20.500Z", 1),
+        ("2023-11-15T00:13:20%2B02:00", "2023-11-15T00:13:20%2B02:00", 3),
+        ("0", "1699999999", 0),
+    ],
+)
+async def test_both_bounds_are_inclusive(mill: Mill, start: str, end: str, total: int) -> None:
+    await post(mill, *({"timestamp": 1_700_000_000 + late} for late in (0, 0.5, 0.999, 1)))
+    answer = await mill.client.get(f"/metrics?event_name=page_view&from={start}&to={end}")
+    assert answer.json()["total_count"] == total
+
+
+async def test_hours_and_days_are_labelled_in_utc(mill: Mill) -> None:
+    await post(mill, {"timestamp": "2023-11-14T00:00:00Z"}, {"timestamp": "2023-11-14T23:59:59.999Z"})
+    hours = (await mill.client.get(f"/metrics?{DAY}&group_by=hour")).json()["groups"]
+    assert [group["group_value"] for group in hours] == ["2023-11-14 00:00:00", "2023-11-14 23:00:00"]
+    days = (await mill.client.get(f"/metrics?{DAY}&group_by=day")).json()["groups"]
+    assert days == [{"group_value": "2023-11-14", "total_count": 2, "unique_count": 1}]
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "words"),
+    [
+        ("", "event_name", "Prometheus"),
+        ("from=1&to=2", "event_name", "required"),
+        ("event_name=a&to=2", "from", "required"),
+        ("event_name=a&from=1", "to", "required"),
+        ("event_name=a&from=&to=1", "from", "required"),
+        ("event_name=a&from=2&to=1", "from", "later"),
+        ("event_name=a&from=1&to=2&group_by=user_id", "group_by", "channel, hour, day"),
+        ("event_name=a&from=1&to=2&group_by=", "group_by", "channel, hour, day"),
+        ("event_name=a&from=yesterday&to=2", "from", "RFC 3339"),
+        ("event_name=a&from=1&to=nan", "to", "out of range"),
+        ("event_name=a&from=1&to=1e400", "to", "neither"),
+        ("event_name=a&from=1700000000000&to=2", "from", "milliseconds"),
+        ("event_name=a&from=2023-11-14T22:13:20+02:00&to=2", "from", "%2B"),
+        ("event_name=a&from=-1&to=2", "from", "1970"),
+        ("event_name=a&from=1&to=2&limit=3", "limit", "unknown parameter"),
+        ("event_name=" + "a" * 257 + "&from=1&to=2", "event_name", "256"),
+        ("event_name=a&from=0&to=315360000&group_by=hour", "group_by", "10000"),
+    ],
+)
+async def test_a_bad_question_gets_400_in_words_that_name_the_parameter(
+    mill: Mill, query: str, field: str, words: str
+) -> None:
+    answer = await mill.client.get(f"/metrics?{query}")
+    assert (answer.status_code, answer.json()["error"], answer.json()["field"]) == (400, "validation_error", field)
+    assert words in answer.json()["message"]
+
+
+async def test_the_most_groups_that_are_answered_are_10_000(mill: Mill) -> None:
+    seconds = 10_000 * 3600
+    answer = await mill.client.get(f"/metrics?event_name=a&from=0&to={seconds - 1}&group_by=hour")
+    assert answer.status_code == 200
+    answer = await mill.client.get(f"/metrics?event_name=a&from=0&to={seconds}&group_by=hour")
+    assert answer.status_code == 400
+
+
+class Broken(StoreProxy):
+    failure: Exception = StoreUnavailable("http://user:secret@10.0.0.1 is away")
+
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        raise self.failure
+
+    async def check(self) -> list[str]:
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (StoreUnavailable("secret"), 503),
+        (StoreMisconfigured("secret"), 503),
+        (RuntimeError("secret"), 500),
+    ],
+)
+async def test_a_broken_store_gets_an_answer_without_its_secrets(failure: Exception, status: int) -> None:
+    async with running_mill(wrap_store=Broken) as mill:
+        assert isinstance(mill.store, Broken)
+        mill.store.failure = failure
+        answer = await mill.client.get(f"/metrics?{DAY}")
+        assert answer.status_code == status
+        assert set(answer.json()) >= {"error", "message"}
+        assert "secret" not in answer.text
+        await asyncio.sleep(0)

@@ -1,0 +1,149 @@
+"""Health, documentation, further routes, and what is answered where there is nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from eventmill import HttpApp, Queue, QueueUnavailable, Services, Store, StoreUnavailable
+from mill import Mill, running_mill
+from proxies import QueueProxy, StoreProxy
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def mill() -> AsyncIterator[Mill]:
+    async with running_mill() as mill:
+        yield mill
+
+
+class QueueDown(QueueProxy):
+    async def check(self) -> list[str]:
+        raise QueueUnavailable("cannot reach redis://user:secret@10.0.0.1")
+
+
+class QueueHangs(QueueProxy):
+    async def check(self) -> list[str]:
+        await asyncio.sleep(60)
+        return []
+
+
+class StoreDown(StoreProxy):
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.is_down = False
+
+    async def check(self) -> list[str]:
+        if self.is_down:
+            raise StoreUnavailable("cannot reach http://user:secret@10.0.0.1")
+        return []
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+async def test_a_process_is_alive_whatever_else_is_broken(path: str) -> None:
+    async with running_mill(QueueDown, StoreDown) as mill:
+        answer = await mill.client.get(path)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_a_whole_service_is_ready(mill: Mill) -> None:
+    answer = await mill.client.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ok"
+    assert answer.json()["queue"]["warnings"] == ["the memory queue is lost on exit"]
+
+
+@pytest.mark.parametrize(("queue", "trouble"), [(QueueDown, "QueueUnavailable"), (QueueHangs, "Timeout")])
+async def test_without_the_queue_it_is_not_ready(queue: Callable[[Queue], Queue], trouble: str) -> None:
+    async with running_mill(queue) as mill:
+        started = time.monotonic()
+        answer = await mill.client.get("/health/ready")
+        assert time.monotonic() - started < 4
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "unavailable"
+        assert answer.json()["queue"] == {"status": "down", "trouble": trouble, "warnings": []}
+        assert "secret" not in answer.text
+
+
+async def test_without_the_store_it_is_degraded_but_ready() -> None:
+    async with running_mill(wrap_store=StoreDown) as mill:
+        assert isinstance(mill.store, StoreDown)
+        mill.store.is_down = True
+        answer = await mill.client.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["store"]["trouble"] == "StoreUnavailable"
+        assert "secret" not in answer.text
+
+
+async def test_a_leaving_process_is_not_ready_but_still_serves(mill: Mill) -> None:
+    mill.health.leaving = True
+    assert (await mill.client.get("/health/ready")).status_code == 503
+    event = {"event_name": "a", "channel": "b", "user_id": "c", "timestamp": 1_700_000_000}
+    assert (await mill.client.post("/events", json=event)).status_code == 202
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/index.html"])
+async def test_the_documentation_needs_no_other_server(mill: Mill, path: str) -> None:
+    page = await mill.client.get(path)
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        assert f"/docs/files/{file}" in page.text
+        assert (await mill.client.get(f"/docs/files/{file}")).status_code == 200
+
+
+async def test_the_schema_describes_every_route_and_its_limits(mill: Mill) -> None:
+    schema = (await mill.client.get("/openapi.json")).json()
+    assert set(schema["paths"]) == {"/events", "/events/bulk", "/metrics", "/health", "/health/live", "/health/ready"}
+    event = schema["components"]["schemas"]["SentEvent"]
+    assert set(event["required"]) == {"event_name", "channel", "user_id", "timestamp"}
+    assert event["additionalProperties"] is False
+    assert event["properties"]["channel"]["maxLength"] == 64
+    assert set(schema["paths"]["/events"]["post"]["responses"]) == {"202", "400", "413", "415", "503"}
+    references = set(_references(schema))
+    assert references <= {f"#/components/schemas/{name}" for name in schema["components"]["schemas"]}
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [found for value in node.values() for found in _references(value)]
+    return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("DELETE", "/events", 405, "method_not_allowed"),
+        ("GET", "/events/bulk", 405, "method_not_allowed"),
+        ("POST", "/metrics", 405, "method_not_allowed"),
+    ],
+)
+async def test_what_is_not_there_is_answered_as_json(
+    mill: Mill, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await mill.client.request(method, path)
+    assert (answer.status_code, answer.json()["error"]) == (status, code)
+    assert path in answer.json()["message"]
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+async def test_plugins_add_routes_below_their_own_path() -> None:
+    def create(services: Services) -> Any:
+        async def page(
+            scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+        ) -> None:
+            assert services.store is not None
+            text = f"store says {await services.store.check()}".encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": text})
+
+        return page
+
+    async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
+        assert "lost on exit" in (await mill.client.get("/pages/any/path")).text

@@ -1,0 +1,276 @@
+"""From the queue into the store: batches, poison, outages, stopping."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import eventmill_queue_memory
+import eventmill_store_memory
+from eventmill import Delivery, Event, EventBatch, Queue, RejectedEvents, Store, StoreMisconfigured, StoreUnavailable
+from eventmill.answers import pages
+from eventmill.consumer import Consumer
+from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, encode_line
+from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_frame
+from eventmill.query import EventFilter
+from eventmill.testing import make_event, make_events
+from eventmill.testing.contract import eventually
+from eventmill_queue_memory.settings import MemoryQueueSettings
+from eventmill_store_memory.settings import MemoryStoreSettings
+from proxies import QueueProxy, StoreProxy
+
+pytestmark = pytest.mark.anyio
+
+
+class Probe(StoreProxy):
+    """Notes the batches; fails as it is told, for as often as it is told."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.batches: list[EventBatch] = []
+        self.failures: list[Exception] = []
+        self.poison: set[str] = set()
+        self.names_indexes = True
+        self.away = False
+
+    async def insert(self, batch: EventBatch) -> None:
+        self.batches.append(batch)
+        if self.away:
+            raise StoreUnavailable("away")
+        if self.failures:
+            raise self.failures.pop(0)
+        bad = [index for index, event in enumerate(batch.events) if event.user_id in self.poison]
+        if bad:
+            raise RejectedEvents("no such user", bad if self.names_indexes else None)
+        await self.inner.insert(batch)
+
+    async def check(self) -> list[str]:
+        if self.away:
+            raise StoreUnavailable("away")
+        return []
+
+    async def events(self) -> list[Event]:
+        everything = EventFilter("default", MIN_TIME_MS, MAX_TIME_MS)
+        return [event async for page in pages(self.inner, everything) for event in page]
+
+
+@asynccontextmanager
+async def opened(lease_seconds: float = 60) -> AsyncIterator[tuple[Queue, Probe]]:
+    async with (
+        eventmill_queue_memory.backend.open(MemoryQueueSettings(lease_seconds=lease_seconds)) as queue,
+        eventmill_store_memory.backend.open(MemoryStoreSettings()) as store,
+    ):
+        yield queue, Probe(store)
+
+
+@asynccontextmanager
+async def consuming(queue: Queue, store: Store, **options: Any) -> AsyncIterator[Consumer]:
+    consumer = Consumer(queue, store, **({"batch_seconds": 0.05, "receive_seconds": 0.05} | options))
+    task = asyncio.create_task(consumer.run())
+    yield consumer
+    consumer.stop()
+    async with asyncio.timeout(10):
+        await task
+
+
+async def publish(queue: Queue, *groups: Sequence[Event]) -> None:
+    bodies = [encode_frame([encode_line(event) for event in group]) for group in groups]
+    await queue.publish(bodies, time.monotonic() + 5)
+
+
+async def is_settled(queue: Queue) -> bool:
+    depth = await queue.depth()
+    return depth.ready == depth.in_flight == 0
+
+
+async def dead_letters(queue: Queue) -> list[DeadRecord]:
+    return [decode_dead(delivery.body) for delivery in await queue.dead.receive(1000, 0)]
+
+
+async def test_published_events_are_stored_and_acked() -> None:
+    events = make_events(1000)
+    async with opened() as (queue, store), consuming(queue, store):
+        await publish(queue, events[:300], events[300:])
+        await eventually(lambda: is_settled(queue))
+        assert len(await store.events()) == 1000
+
+
+async def test_messages_are_batched_until_there_are_enough_rows() -> None:
+    events = make_events(1000)
+    async with opened() as (queue, store):
+        await publish(queue, *(events[start : start + 100] for start in range(0, 1000, 100)))
+        async with consuming(queue, store, batch_rows=10_000, batch_seconds=0.3):
+            await eventually(lambda: is_settled(queue))
+        assert [len(batch) for batch in store.batches] == [1000]
+
+
+async def test_a_batch_waits_no_longer_than_its_age_allows() -> None:
+    async with opened() as (queue, store), consuming(queue, store, batch_seconds=0.2):
+        started = time.monotonic()
+        while time.monotonic() - started < 1:
+            await publish(queue, [make_event(event_id=str(time.monotonic()))])
+            await asyncio.sleep(0.02)
+        assert len(store.batches) >= 2
+
+
+async def test_an_event_that_comes_twice_in_a_batch_is_inserted_once() -> None:
+    old, new = (make_event(event_id="same", received_at_ms=1_700_000_000_000 + late) for late in (0, 1))
+    async with opened() as (queue, store):
+        await publish(queue, [new], [old], [new])
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue))
+        assert [list(batch.events) for batch in store.batches] == [[new]]
+
+
+async def test_nothing_is_received_before_the_store_passes_its_check() -> None:
+    async with opened() as (queue, store):
+        store.away = True
+        await publish(queue, make_events(10))
+        async with consuming(queue, store):
+            await asyncio.sleep(0.3)
+            depth = await queue.depth()
+            assert (depth.ready, depth.in_flight) == (1, 0)
+            store.away = False
+            await eventually(lambda: is_settled(queue))
+
+
+@pytest.mark.parametrize(
+    "failure", [StoreUnavailable("away"), StoreMisconfigured("no such column"), RuntimeError("a bug in a plugin")]
+)
+async def test_a_failing_insert_is_repeated_with_the_same_batch(failure: Exception) -> None:
+    async with opened() as (queue, store):
+        store.failures = [failure, failure]
+        await publish(queue, make_events(10))
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue))
+        assert len(store.batches) == 3
+        assert store.batches[0] == store.batches[1] == store.batches[2]
+        assert await dead_letters(queue) == []
+
+
+async def test_leases_are_kept_while_the_store_is_away() -> None:
+    async with opened(lease_seconds=0.4) as (queue, store), consuming(queue, store):
+        await publish(queue, make_events(10))
+        store.away = True
+        await publish(queue, make_events(10, seed=1))
+        await asyncio.sleep(1.5)
+        store.away = False
+        await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 20
+        await queue.publish([b"probe"], time.monotonic() + 1)
+        [record] = [decode_dead((await queue.dead.receive(1, 5))[0].body)]
+        assert record.attempts == 1
+
+
+@pytest.mark.parametrize("names_indexes", [True, False])
+@pytest.mark.parametrize("bad", [[0], [499], [3, 4, 250], list(range(500))])
+async def test_rejected_events_are_dead_lettered_and_the_others_stored(names_indexes: bool, bad: list[int]) -> None:
+    events = [make_event(event_id=f"{n}", user_id="bad" if n in bad else "good") for n in range(500)]
+    async with opened() as (queue, store):
+        store.poison, store.names_indexes = {"bad"}, names_indexes
+        await publish(queue, events[:200], events[200:])
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 10)
+        assert {event.event_id for event in await store.events()} == {f"{n}" for n in range(500)} - {
+            f"{n}" for n in bad
+        }
+        records = await dead_letters(queue)
+        assert sorted(event.event_id for record in records for event, _ in decode_frame(record.body)) == sorted(
+            f"{n}" for n in bad
+        )
+        assert {(record.reason, record.code, record.message) for record in records} == {
+            ("rejected", "RejectedEvents", "no such user")
+        }
+
+
+async def test_an_undecodable_message_is_dead_lettered_whole() -> None:
+    async with opened() as (queue, store), consuming(queue, store):
+        await queue.publish([b"\0 what is this?"], time.monotonic() + 5)
+        await publish(queue, make_events(10))
+        await eventually(lambda: is_settled(queue))
+        assert len(await store.events()) == 10
+        [record] = await dead_letters(queue)
+        assert (record.reason, record.body, record.attempts) == ("undecodable", b"\0 what is this?", 1)
+        assert 0 < record.enqueued_at_ms <= record.died_at_ms
+
+
+async def test_a_frame_of_a_newer_version_is_kept_in_the_queue() -> None:
+    body = b"em\x63" + encode_frame([encode_line(make_event())])[3:]
+    async with opened() as (queue, store), consuming(queue, store):
+        await queue.publish([body], time.monotonic() + 5)
+        await publish(queue, make_events(10))
+
+        async def only_that_is_left() -> bool:
+            depth = await queue.depth()
+            return (depth.ready, depth.in_flight) == (1, 0) and len(await store.events()) == 10
+
+        await eventually(only_that_is_left)
+        assert await dead_letters(queue) == []
+
+
+async def test_stopping_stores_what_was_received_and_leaves_the_rest() -> None:
+    async with opened() as (queue, store):
+        async with consuming(queue, store, batch_seconds=5) as consumer:
+            await publish(queue, make_events(10))
+
+            async def is_received() -> bool:
+                return (await queue.depth()).in_flight == 1
+
+            await eventually(is_received)
+            consumer.stop()
+        assert len(await store.events()) == 10
+        assert await is_settled(queue)
+
+
+async def test_stopping_releases_what_the_store_does_not_take_in_time() -> None:
+    async with opened() as (queue, store):
+        async with consuming(queue, store, drain_seconds=0.3):
+            store.away = True
+            await publish(queue, make_events(10))
+
+            async def is_tried() -> bool:
+                return bool(store.batches)
+
+            store.away = False
+            store.failures = [StoreUnavailable("away")] * 1000
+            await eventually(is_tried)
+        [delivery] = await queue.receive(10, 0)
+        assert len(decode_frame(delivery.body)) == 10
+
+
+async def test_emptying_goes_on_until_the_queue_is_empty() -> None:
+    events = make_events(3000)
+    async with opened() as (queue, store):
+        await publish(queue, *(events[start : start + 10] for start in range(0, 3000, 10)))
+        async with consuming(queue, store, batch_rows=100) as consumer:
+            consumer.stop(empty=True)
+            await eventually(lambda: is_settled(queue))
+        assert len(await store.events()) == 3000
+
+
+async def test_a_queue_that_fails_is_asked_again() -> None:
+    class Flaky(QueueProxy):
+        failures = ["receive", "receive", "ack"]  # noqa: RUF012 (one instance)
+
+        async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+            self.fail("receive")
+            return await self.inner.receive(max_messages, wait_seconds)
+
+        async def ack(self, deliveries: Sequence[Delivery]) -> None:
+            self.fail("ack")
+            await self.inner.ack(deliveries)
+
+        def fail(self, call: str) -> None:
+            if self.failures[:1] == [call]:
+                self.failures.pop(0)
+                raise RuntimeError("connection reset")
+
+    async with opened() as (queue, store):
+        await publish(queue, make_events(10))
+        flaky = Flaky(queue)
+        async with consuming(flaky, store):
+            await eventually(lambda: is_settled(queue))
+        assert flaky.failures == []

@@ -1,0 +1,186 @@
+"""Group commit: frames, verdicts, linger, deadlines, leaving."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+import eventmill_queue_memory
+from eventmill import ConfigurationError, PartialFailure, Queue, QueueUnavailable, Unknown
+from eventmill.event import encode_line
+from eventmill.frames import decode_frame
+from eventmill.publisher import Publisher
+from eventmill.testing import make_events
+from eventmill_queue_memory.settings import MemoryQueueSettings
+from proxies import QueueProxy
+
+pytestmark = pytest.mark.anyio
+
+LINES = [encode_line(event) for event in make_events(3000)]
+
+
+class Recorder(QueueProxy):
+    """Notes when which bodies were published; waits at the gate; fails as it is told."""
+
+    def __init__(self, inner: Queue) -> None:
+        super().__init__(inner)
+        self.calls: list[tuple[float, Sequence[bytes]]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        self.calls.append((time.monotonic(), bodies))
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        await self.inner.publish(bodies, deadline)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, bodies in self.calls for body in bodies]
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Recorder]:
+    async with eventmill_queue_memory.backend.open(MemoryQueueSettings()) as queue:
+        yield Recorder(queue)
+
+
+def lines_of(bodies: Sequence[bytes]) -> list[bytes]:
+    return [line for body in bodies for _, line in decode_frame(body)]
+
+
+async def test_a_published_line_is_in_the_queue_when_the_caller_is_answered() -> None:
+    async with opened() as queue, Publisher(queue) as publisher:
+        await publisher.publish(LINES[:1])
+        [delivery] = await queue.receive(10, 0)
+        assert lines_of([delivery.body]) == LINES[:1]
+
+
+async def test_a_lone_caller_does_not_wait_for_the_linger() -> None:
+    async with opened() as queue, Publisher(queue, linger_ms=1000) as publisher:
+        started = time.monotonic()
+        await publisher.publish(LINES[:1])
+        assert time.monotonic() - started < 0.5
+
+
+async def test_callers_during_the_linger_share_one_message() -> None:
+    async with opened() as queue, Publisher(queue, linger_ms=300) as publisher:
+        await publisher.publish(LINES[:1])
+        await asyncio.gather(*(publisher.publish([line]) for line in LINES[1:100]))
+        assert [len(bodies) for _, bodies in queue.calls] == [1, 1]
+        assert queue.calls[1][0] - queue.calls[0][0] >= 0.25
+        assert lines_of(queue.bodies) == LINES[:100]
+
+
+async def test_callers_during_a_commit_share_the_next_one_without_any_linger() -> None:
+    async with opened() as queue, Publisher(queue) as publisher:
+        crowd = [asyncio.create_task(publisher.publish([line])) for line in LINES[:50]]
+        await asyncio.gather(*crowd)
+        assert len(queue.calls) <= 3
+
+
+async def test_a_full_frame_does_not_wait_for_the_linger() -> None:
+    async with opened() as queue, Publisher(queue, linger_ms=1000) as publisher:
+        await publisher.publish(LINES[:1])
+        started = time.monotonic()
+        await asyncio.gather(*(publisher.publish([line]) for line in LINES[:600]))
+        assert len(lines_of(queue.bodies)) == 601
+        assert time.monotonic() - started < 3
+        assert queue.calls[1][0] - started < 0.5
+
+
+async def test_a_large_bulk_is_split_into_frames_that_the_queue_takes() -> None:
+    async with opened() as queue, Publisher(queue) as publisher:
+        await publisher.publish(LINES)
+        assert all(len(body) <= 60 * 1024 for body in queue.bodies)
+        assert lines_of(queue.bodies) == LINES
+
+
+async def test_each_caller_gets_its_own_verdict() -> None:
+    async with opened() as queue, Publisher(queue, linger_ms=200) as publisher:
+        await publisher.publish(LINES[:1])
+        queue.failure = PartialFailure({1: Unknown("lost")})
+        callers = [asyncio.create_task(publisher.publish(LINES[i * 300 : i * 300 + 300])) for i in range(3)]
+        verdicts = await asyncio.gather(*callers, return_exceptions=True)
+        frames = [set(lines_of([body])) for body in queue.calls[1][1]]
+        for number, verdict in enumerate(verdicts):
+            is_hurt = bool(frames[1] & set(LINES[number * 300 : number * 300 + 300]))
+            assert isinstance(verdict, QueueUnavailable) is is_hurt
+        assert None in verdicts
+
+
+@pytest.mark.parametrize("failure", [QueueUnavailable("away"), RuntimeError("a bug in a plugin")])
+async def test_a_failing_queue_fails_its_callers_and_heals(failure: Exception) -> None:
+    async with opened() as queue, Publisher(queue) as publisher:
+        queue.failure = failure
+        with pytest.raises(QueueUnavailable):
+            await publisher.publish(LINES[:1])
+        queue.failure = None
+        await publisher.publish(LINES[:1])
+
+
+async def test_a_queue_that_hangs_costs_every_caller_its_deadline_and_no_more() -> None:
+    async with opened() as queue, Publisher(queue, timeout_seconds=0.5) as publisher:
+        queue.gate.clear()
+        started = time.monotonic()
+        callers = []
+        for line in LINES[:40]:
+            callers.append(asyncio.create_task(publisher.publish([line])))
+            await asyncio.sleep(0.01)
+        verdicts = await asyncio.gather(*callers, return_exceptions=True)
+        assert all(isinstance(verdict, QueueUnavailable) for verdict in verdicts)
+        assert time.monotonic() - started < 2
+        queue.gate.set()
+        await publisher.publish(LINES[:1])
+
+
+async def test_a_caller_that_goes_away_hurts_nobody() -> None:
+    async with opened() as queue, Publisher(queue) as publisher:
+        queue.gate.clear()
+        callers = [asyncio.create_task(publisher.publish([line])) for line in LINES[:3]]
+        await asyncio.sleep(0.05)
+        callers[1].cancel()
+        queue.gate.set()
+        verdicts = await asyncio.gather(*callers, return_exceptions=True)
+        assert verdicts[0] is verdicts[2] is None
+        assert isinstance(verdicts[1], asyncio.CancelledError)
+        await publisher.publish(LINES[3:4])
+
+
+async def test_leaving_answers_every_caller_after_committing() -> None:
+    async with opened() as queue:
+        async with Publisher(queue, linger_ms=1000) as publisher:
+            await publisher.publish(LINES[:1])
+            callers = [asyncio.create_task(publisher.publish([line])) for line in LINES[1:20]]
+            await asyncio.sleep(0)
+        assert all(caller.done() for caller in callers) or await asyncio.gather(*callers)
+        assert lines_of(queue.bodies) == LINES[:20]
+        with pytest.raises(QueueUnavailable, match="leaving"):
+            await publisher.publish(LINES[:1])
+
+
+async def test_leaving_while_the_queue_hangs_answers_every_caller_in_time() -> None:
+    async with opened() as queue:
+        queue.gate.clear()
+        started = time.monotonic()
+        async with Publisher(queue, timeout_seconds=0.5) as publisher:
+            caller = asyncio.create_task(publisher.publish(LINES[:1]))
+            await asyncio.sleep(0.05)
+        with pytest.raises(QueueUnavailable):
+            await caller
+        assert time.monotonic() - started < 2
+
+
+async def test_a_queue_for_too_small_bodies_is_refused() -> None:
+    class Tiny(QueueProxy):
+        @property
+        def max_body_bytes(self) -> int:
+            return 1024
+
+    async with opened() as queue:
+        with pytest.raises(ConfigurationError, match="1024"):
+            Publisher(Tiny(queue))

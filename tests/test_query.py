@@ -1,0 +1,72 @@
+"""Questions: bounds, limits, and the answers in plain Python."""
+
+import pytest
+
+from eventmill import EventFilter, Group, InvalidQuery, Metrics, MetricsQuery, QueryTooLarge, answers
+from eventmill.query import parse_metrics_query
+from eventmill.testing import make_event, make_events
+from eventmill.testing.events import NOON_MS
+
+SECOND = "1700000000"
+
+
+def test_whole_seconds_cover_their_second_and_finer_bounds_their_millisecond() -> None:
+    query = parse_metrics_query("p", "a", SECOND, SECOND)
+    assert (query.start_ms, query.end_ms) == (1_700_000_000_000, 1_700_000_001_000)
+    query = parse_metrics_query("p", "a", f"{SECOND}.5", f"{SECOND}.5")
+    assert (query.start_ms, query.end_ms) == (1_700_000_000_500, 1_700_000_000_501)
+    query = parse_metrics_query("p", "a", f"{SECOND}.0001", f"{SECOND}.0019")
+    assert (query.start_ms, query.end_ms) == (1_700_000_000_001, 1_700_000_000_002)
+
+
+def test_a_question_backwards_in_time_is_refused() -> None:
+    with pytest.raises(InvalidQuery, match="later"):
+        MetricsQuery("p", "a", 2, 1)
+
+
+@pytest.mark.parametrize(("group_by", "bucket_ms"), [("hour", 3_600_000), ("day", 86_400_000)])
+def test_time_groups_are_bounded_by_the_range(group_by: str, bucket_ms: int) -> None:
+    MetricsQuery("p", "a", 0, 10_000 * bucket_ms, group_by)  # type: ignore[arg-type]
+    with pytest.raises(QueryTooLarge, match="10000"):
+        MetricsQuery("p", "a", 0, 10_000 * bucket_ms + 1, group_by)  # type: ignore[arg-type]
+
+
+def test_a_filter_matches_by_project_name_and_time() -> None:
+    event = make_event()
+    assert EventFilter("default", NOON_MS, NOON_MS + 1).matches(event)
+    assert EventFilter("default", NOON_MS, NOON_MS + 1, ("page_view",)).matches(event)
+    assert not EventFilter("default", NOON_MS, NOON_MS + 1, ()).matches(event)
+    assert not EventFilter("other", NOON_MS, NOON_MS + 1).matches(event)
+    assert not EventFilter("default", NOON_MS + 1, NOON_MS + 2).matches(event)
+    assert not EventFilter("default", NOON_MS - 1, NOON_MS).matches(event)
+
+
+def test_plain_python_counts_what_a_person_would() -> None:
+    events = [
+        make_event(user_id="ada"),
+        make_event(user_id="ada", channel="mobile"),
+        make_event(user_id="bob"),
+        make_event(event_id="twice", user_id="old", channel="gone"),
+        make_event(event_id="twice", user_id="ada", received_at_ms=NOON_MS + 1),
+        make_event(event_name="other"),
+        make_event(project="other"),
+        make_event(timestamp_ms=NOON_MS + 3_600_000),
+    ]
+    query = MetricsQuery("default", "page_view", NOON_MS, NOON_MS + 3_600_000, "channel")
+    assert answers.count(events, query) == Metrics(4, 2, (Group("web", 3, 2), Group("mobile", 1, 1)))
+
+
+class Endless:
+    """A store that always has another page."""
+
+    def __init__(self) -> None:
+        self.page = make_events(5000)
+
+    async def scan(self, filter: EventFilter, before: object, limit: int) -> list[object]:
+        return self.page  # type: ignore[return-value]
+
+
+@pytest.mark.anyio
+async def test_an_answer_over_too_many_events_is_refused() -> None:
+    with pytest.raises(QueryTooLarge, match="1000000"):
+        await answers.metrics(Endless(), MetricsQuery("default", "page_view", 0, 1))  # type: ignore[arg-type]
