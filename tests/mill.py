@@ -20,6 +20,7 @@ import eventmill_queue_memory
 import eventmill_store_memory
 from eventmill import HttpApp, Queue, Services, Store
 from eventmill.api.app import create_app
+from eventmill.api.body import Reader
 from eventmill.api.health import Health
 from eventmill.budget import Budget
 from eventmill.consumer import Consumer
@@ -58,8 +59,9 @@ async def running_mill(
         consumer = Consumer(queue, store, batch_seconds=0.01, receive_seconds=0.05)
         consuming = asyncio.create_task(consumer.run())
         health, budget = Health(queue, store), Budget(64 * 1024 * 1024)
+        reader = Reader(budget)
         async with Publisher(queue, timeout_seconds=timeout_seconds) as publisher:
-            app = create_app(Services(publisher, store), health, budget, http_apps or ())
+            app = create_app(Services(publisher, store), health, reader, http_apps or ())
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://mill") as client:
                 yield Mill(client, queue, store, health, budget)

@@ -152,6 +152,7 @@ async def test_a_bulk_without_any_good_event_gets_400_with_every_reason(mill: Mi
         (encoded() + b"\n" + encoded(), "x-ndjson"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe", "not valid JSON"),
+        (b'{"events": [' + encoded() + b'], "events": [' + encoded() + b"]}", "must be"),
     ],
 )
 async def test_a_body_that_is_no_bulk_gets_400(mill: Mill, content: bytes, words: str) -> None:
@@ -170,6 +171,21 @@ async def test_a_bulk_over_10_000_events_gets_413(mill: Mill, form: str) -> None
     answer = await mill.client.post("/events/bulk", content=content, headers=NDJSON if form == "ndjson" else {})
     assert (answer.status_code, answer.json()["error"]) == (413, "payload_too_large")
     assert "10000" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("content", [b"{" + b'"":1,' * 4_000_000, b'{"events": [' + b"[" * 20_000_000])
+async def test_a_bomb_of_brackets_and_commas_is_refused_soon(mill: Mill, content: bytes) -> None:
+    started = time.process_time()
+    answer = await mill.client.post(
+        "/events/bulk", content=gzip.compress(content), headers={"Content-Encoding": "gzip"}
+    )
+    assert answer.status_code == 400
+    assert time.process_time() - started < 6
+
+
+async def test_the_word_events_inside_an_event_is_harmless(mill: Mill) -> None:
+    answer = await mill.client.post("/events/bulk", json={"events": [good(metadata={"events": [1]}), good(1)]})
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
 
 
 @pytest.mark.parametrize("path", ["/events", "/events/bulk"])

@@ -108,6 +108,7 @@ async def test_hours_and_days_are_labelled_in_utc(mill: Mill) -> None:
         ("event_name=a&from=1", "to", "required"),
         ("event_name=a&from=&to=1", "from", "required"),
         ("event_name=a&from=2&to=1", "from", "later"),
+        ("event_name=a&from=1766717657.9&to=1766717657", "from", "later"),
         ("event_name=a&from=1&to=2&group_by=user_id", "group_by", "channel, hour, day"),
         ("event_name=a&from=1&to=2&group_by=", "group_by", "channel, hour, day"),
         ("event_name=a&from=yesterday&to=2", "from", "RFC 3339"),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from eventmill import HttpApp, Queue, QueueUnavailable, Services, Store, StoreUnavailable
+import eventmill_queue_memory
+from eventmill import HttpApp, PluginError, Queue, QueueUnavailable, Services, Store, StoreUnavailable
+from eventmill_queue_memory.settings import MemoryQueueSettings
 from mill import Mill, running_mill
 from proxies import QueueProxy, StoreProxy
 
@@ -47,6 +49,19 @@ async def test_a_process_is_alive_whatever_else_is_broken(path: str) -> None:
     async with running_mill(QueueDown, StoreDown) as mill:
         answer = await mill.client.get(path)
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+async def test_health_may_be_asked_for_without_a_body(mill: Mill, path: str) -> None:
+    assert (await mill.client.head(path)).status_code == 200
+
+
+async def test_a_memory_queue_that_is_full_is_not_ready() -> None:
+    async with eventmill_queue_memory.backend.open(MemoryQueueSettings(max_bytes=1024 * 1024)) as queue:
+        assert await queue.check()
+        await queue.publish([b"x" * 512 * 1024] * 2, time.monotonic() + 1)
+        with pytest.raises(QueueUnavailable, match="full"):
+            await queue.check()
 
 
 async def test_a_whole_service_is_ready(mill: Mill) -> None:
@@ -121,6 +136,7 @@ def _references(node: Any) -> list[str]:
         ("DELETE", "/events", 405, "method_not_allowed"),
         ("GET", "/events/bulk", 405, "method_not_allowed"),
         ("POST", "/metrics", 405, "method_not_allowed"),
+        ("POST", "/events/", 404, "not_found"),
     ],
 )
 async def test_what_is_not_there_is_answered_as_json(
@@ -131,6 +147,15 @@ async def test_what_is_not_there_is_answered_as_json(
     assert path in answer.json()["message"]
     if status == 405:
         assert answer.headers["allow"]
+
+
+async def test_a_page_that_cannot_start_is_named_with_its_cause() -> None:
+    def create(services: Services) -> Any:
+        raise RuntimeError("out of luck")
+
+    with pytest.raises(PluginError, match="/pages of .*test_api_service cannot start.*out of luck"):
+        async with running_mill(http_apps=[HttpApp("/pages", create)]):
+            pass
 
 
 async def test_plugins_add_routes_below_their_own_path() -> None:

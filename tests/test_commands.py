@@ -4,14 +4,16 @@ import gzip
 import json
 import signal
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 import real_events
-from mill import ROOT, eventmill, running, wait_until
+from mill import ROOT, environment, eventmill, running, wait_until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -41,8 +43,13 @@ def spool(folder: Path) -> dict[str, str]:
     }
 
 
-def ask(url: str, event_name: str, group_by: str | None = None) -> dict[str, object]:
-    answer = httpx.get(f"{url}/metrics", params=real_events.parameters(event_name, group_by), timeout=30)
+def ask(
+    url: str, event_name: str, group_by: str | None = None, span: tuple[int, int] | None = None
+) -> dict[str, object]:
+    parameters = real_events.parameters(event_name, group_by)
+    if span is not None:
+        parameters |= {"from": span[0], "to": span[1]}
+    answer = httpx.get(f"{url}/metrics", params=parameters, timeout=30)
     return dict(answer.raise_for_status().json())
 
 
@@ -97,6 +104,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         wait_until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
         assert httpx.get(f"{url}/health").status_code == 200
         assert program.stop(seconds=5) == 1
+
+
+def test_an_unfinished_upload_does_not_hold_up_leaving(tmp_path: Path) -> None:
+    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        host, port = program.url().removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            wait_until(lambda: httpx.get(f"http://{host}:{port}/health").status_code == 200)
+            started = time.monotonic()
+            program.process.send_signal(signal.SIGTERM)
+            answer = client.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert program.process.wait(10) == 0
+            assert time.monotonic() - started < 5
+        assert "Traceback" not in program.output
 
 
 # serve and consume
@@ -167,6 +189,9 @@ def test_serve_keeps_serving_a_while_after_sigterm(tmp_path: Path) -> None:
         (["run", "--listen", "256.0.0.1:80"], {}, ["cannot listen on 256.0.0.1:80"]),
         (["send", "nowhere.ndjson"], {}, ["nowhere.ndjson"]),
         (["send", "-", "--url", "ftp://x"], {}, ["ftp://x"]),
+        (["send", "-", "--url", "http://[::1"], {}, ["http://HOST:PORT"]),
+        (["send", "-", "--url", "http://127.0.0.1:99999"], {}, ["http://HOST:PORT"]),
+        (["send", "-", "--url", f"http://{'a' * 100}.x"], {}, ["http://HOST:PORT"]),
         (["check"], {}, ["EVENTMILL_QUEUE is required"]),
         (["migrate"], {}, ["EVENTMILL_QUEUE is required"]),
     ],
@@ -298,6 +323,26 @@ def test_send_of_a_damaged_file_fails_in_words(tmp_path: Path, url: str) -> None
     assert done.returncode == 1
     assert "gave up" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_send_that_is_interrupted_says_how_far_it_came(tmp_path: Path, url: str, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eventmill", "send", "-", "--url", url],
+        env=environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"\n".join([line(number) for number in range(2500)]))
+    process.stdin.flush()
+    wait_until(lambda: ask(url, "sent", span=(1_700_000_000, 1_700_000_000))["total_count"] >= 2000)  # type: ignore[operator]
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert out.startswith(b"accepted 2000 of ")
+    assert err == b"eventmill: interrupted\n"
 
 
 def test_send_gives_up_on_a_service_that_is_not_there(tmp_path: Path) -> None:

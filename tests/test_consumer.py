@@ -107,6 +107,37 @@ async def test_messages_are_batched_until_there_are_enough_rows() -> None:
         assert [len(batch) for batch in store.batches] == [1000]
 
 
+@pytest.mark.parametrize("limits", [{"batch_rows": 700}, {"batch_rows": 1}, {"batch_bytes": 100_000}])
+async def test_no_insert_is_larger_than_the_limits(limits: dict[str, int]) -> None:
+    events = make_events(3000)
+    async with opened() as (queue, store):
+        await publish(queue, *(events[start : start + 150] for start in range(0, 3000, 150)))
+        async with consuming(queue, store, **limits):
+            await eventually(lambda: is_settled(queue), 20)
+        assert max(len(batch) for batch in store.batches) <= limits.get("batch_rows", 3000)
+        assert max(sum(map(len, batch.lines)) for batch in store.batches) <= limits.get("batch_bytes", 10**7)
+        assert len(await store.events()) == 3000
+
+
+async def test_a_crowd_of_messages_does_not_hold_up_the_loop() -> None:
+    events = make_events(20_000)
+    async with opened() as (queue, store):
+        await publish(queue, *(events[start : start + 500] for start in range(0, 20_000, 500)))
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        turning = asyncio.create_task(turn())
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 20)
+        turning.cancel()
+        assert turns >= 40
+
+
 async def test_a_batch_waits_no_longer_than_its_age_allows() -> None:
     async with opened() as (queue, store), consuming(queue, store, batch_seconds=0.2):
         started = time.monotonic()

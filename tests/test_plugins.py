@@ -93,6 +93,8 @@ def test_pages_and_stores_are_found(install: Callable[..., None]) -> None:
         (plugin(returned="None"), "must return a list of QueueBackend"),
         (plugin(returned='["nats"]'), "must return a list of QueueBackend"),
         (plugin(returned="1 / 0"), "division"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        (plugin(hook="eventmill_http_apps", returned='[HttpApp("x", open_it)]'), "slash"),
     ],
 )
 def test_a_broken_plugin_harms_no_other_and_is_named_with_its_cause(

@@ -184,3 +184,22 @@ async def test_a_queue_for_too_small_bodies_is_refused() -> None:
     async with opened() as queue:
         with pytest.raises(ConfigurationError, match="1024"):
             Publisher(Tiny(queue))
+
+
+async def test_nobody_is_told_kept_when_callers_end_between_two_steps_of_a_commit() -> None:
+    async with opened() as queue, Publisher(queue, timeout_seconds=0.3) as publisher:
+        queue.failure = QueueUnavailable("away")
+        verdicts: list[object] = []
+
+        async def caller(line: bytes, gives_up: bool) -> None:
+            publishing = asyncio.ensure_future(publisher.publish([line]))
+            for _ in range(3 if gives_up else 0):
+                await asyncio.sleep(0)
+            if gives_up:
+                publishing.cancel()
+                publisher._sweep()  # as its timer might, at the worst moment
+            verdicts.extend(await asyncio.gather(publishing, return_exceptions=True))
+
+        for _ in range(200):
+            await asyncio.gather(*(caller(line, number % 2 == 0) for number, line in enumerate(LINES[:10])))
+        assert None not in verdicts

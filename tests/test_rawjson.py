@@ -1,6 +1,7 @@
 """Splitting JSON without decoding it."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -43,8 +44,16 @@ def test_what_is_no_json_is_found_between_the_commas() -> None:
 
 
 def test_depth_does_not_matter() -> None:
-    deep = b"[" * 100_000 + b"]" * 100_000
+    deep = b"[" * 50_000 + b"]" * 50_000
     assert [part.value for part in elements(b"[" + deep + b",1]")] == [deep, b"1"]
+
+
+@pytest.mark.parametrize("text", [b"[" * 20_000_000, b"[{" + b'"":1,' * 4_000_000 + b"}]"])
+def test_what_would_take_too_long_is_refused_soon(text: bytes) -> None:
+    started = time.process_time()
+    with pytest.raises(ValueError, match="too complex"):
+        list(elements(text))
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("text", [b"", b"1", b"{}", b"[", b"[1", b'["a', b'["a]', b"[1] 2", b"[[1]", b'["\\"]'])

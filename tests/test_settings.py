@@ -44,6 +44,12 @@ def test_the_command_line_wins_where_it_says_something(monkeypatch: pytest.Monke
     assert load(Settings, listen=":2").listen == "0.0.0.0:2"
 
 
+def test_a_dotenv_file_that_is_no_text_is_refused_in_words(empty_folder: Path) -> None:
+    (empty_folder / ".env").write_bytes(b"EVENTMILL_LOG_LEVEL=\xe9\n")
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
+        load(Settings)
+
+
 def test_a_missing_variable_is_named_in_full() -> None:
     with pytest.raises(ConfigurationError, match="EVENTMILL_QUEUE_NATS_URL is required"):
         load(NatsSettings)

@@ -1,10 +1,13 @@
 """What a client may send for an event, and the words for what it may not."""
 
+import contextlib
 import json
 import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventmill.errors import InvalidEvent, PayloadTooLarge
 from eventmill.validation import parse_event
@@ -162,6 +165,38 @@ def test_a_bad_event_is_refused_in_words_that_name_the_field(sent: bytes, field:
     assert words in refusal.value.message
     assert refusal.value.field == field
     assert field is None or field in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing required",
+        "unknown field",
+        "Object missing required field `x`",
+        "a - at `$.tags`",
+        "a - at `$.zzz",
+        "`",
+        "",
+        "\u0000",
+        "x" * 1000,
+    ],
+)
+def test_an_unknown_field_is_named_whatever_its_name(name: str) -> None:
+    with pytest.raises(InvalidEvent, match="unknown field") as refusal:
+        parse_event(body(**{name: 1}), "default", NOW_MS)
+    assert refusal.value.field == name[:64]
+
+
+@given(st.dictionaries(st.text() | st.sampled_from(list(GOOD)), st.none() | st.text() | st.integers() | st.floats()))
+def test_whatever_is_sent_is_taken_or_refused(fields: dict[str, object]) -> None:
+    with contextlib.suppress(InvalidEvent):
+        parse_event(json.dumps(GOOD | fields).encode(), "default", NOW_MS)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_whatever_bytes_are_sent_are_refused(sent: bytes) -> None:
+    with pytest.raises(InvalidEvent):
+        parse_event(sent, "default", NOW_MS)
 
 
 def test_malformed_json_is_refused_with_the_byte_where_it_breaks() -> None:

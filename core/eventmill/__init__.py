@@ -6,6 +6,7 @@ Read `Queue` and `Store` for what a backend promises, and `eventmill.testing` fo
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from eventmill import answers
 from eventmill.errors import (
     ConfigurationError,
     EventmillError,
@@ -20,15 +21,18 @@ from eventmill.errors import (
     StoreUnavailable,
     Unknown,
 )
-from eventmill.event import Event, EventBatch, Identity, Position
+from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, Event, EventBatch, Identity, Position, create_event
 from eventmill.hookspecs import HttpApp, QueueBackend, Services, StoreBackend, hookimpl
-from eventmill.interfaces import Delivery, Depth, Queue, Store
+from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Depth, Queue, Store
 from eventmill.query import EventFilter, Group, GroupBy, Metrics, MetricsQuery
 from eventmill.settings import PluginSettings, Reach
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MAX_TIME_MS",
+    "MIN_BODY_BYTES",
+    "MIN_TIME_MS",
     "ConfigurationError",
     "Delivery",
     "Depth",
@@ -62,5 +66,7 @@ __all__ = [
     "StoreMisconfigured",
     "StoreUnavailable",
     "Unknown",
+    "answers",
+    "create_event",
     "hookimpl",
 ]

@@ -7,7 +7,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from eventmill import frames
@@ -75,6 +76,7 @@ class Consumer:
         self._receive_seconds = receive_seconds
         self._drain_seconds = drain_seconds
         self._held: set[Delivery] = set()
+        self._received: deque[Delivery] = deque()  # held, and not decoded yet
         self._stopping = asyncio.Event()
         self._emptying = False
         self._deadline = float("inf")
@@ -107,16 +109,21 @@ class Consumer:
         return self._stopping.is_set() and not (self._emptying and time.monotonic() < self._deadline)
 
     async def _collect(self) -> Intake:
-        """Receive until there are enough rows or bytes, or the first of them is old enough."""
+        """Decode messages until one more might be too much for an insert, or the first event is old enough."""
         intake = Intake()
-        while len(intake.pairs) < self._batch_rows and intake.size < self._batch_bytes and not self._is_done():
+        while not intake.deliveries or (
+            len(intake.pairs) + frames.MAX_FRAME_EVENTS <= self._batch_rows
+            and intake.size + frames.MAX_FRAME_BYTES <= self._batch_bytes
+        ):
+            if self._received:
+                await self._decode(self._received.popleft(), intake)
+                await asyncio.sleep(0)  # decoding a crowd must not hold up the API in the same process
+                continue
             left = intake.started + self._batch_seconds - time.monotonic() if intake.deliveries else math.inf
-            if left <= 0:
+            if left <= 0 or self._is_done():
                 break
-            deliveries = await self._receive(min(left, self._receive_seconds))
-            for delivery in deliveries:
-                await self._decode(delivery, intake)
-            if self._stopping.is_set() and not deliveries:
+            self._received.extend(await self._receive(min(left, self._receive_seconds)))
+            if self._stopping.is_set() and not self._received:
                 break
         return intake
 
@@ -144,8 +151,19 @@ class Consumer:
 
     async def _settle(self, intake: Intake) -> None:
         """Store or dead-letter every event that was received, then ack."""
-        await self._insert(EventBatch.merge(intake.pairs), intake.deliveries)
+        for batch in self._cut(EventBatch.merge(intake.pairs)):
+            await self._insert(batch, intake.deliveries)
         await self._ack(intake.deliveries)
+
+    def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
+        """The batch in parts that keep to the limits, even when one message alone is over them."""
+        start = size = 0
+        for index, line in enumerate(batch.lines):
+            if index > start and (index - start == self._batch_rows or size + len(line) > self._batch_bytes):
+                yield batch.take(range(start, index))
+                start, size = index, 0
+            size += len(line)
+        yield batch.take(range(start, len(batch))) if start else batch
 
     async def _insert(self, batch: EventBatch, origins: Sequence[Delivery]) -> None:
         """Return when each event is stored or dead-lettered: rejected ones are isolated, the others kept."""
@@ -219,7 +237,10 @@ class Consumer:
             return False
         if time.monotonic() >= self._deadline or not (self._held or self._emptying):
             return True
-        return not self._held and (await self._queue.depth()).ready == 0
+        try:
+            return not self._held and (await self._queue.depth()).ready == 0
+        except Exception:
+            return False
 
     async def _extend(self) -> None:
         """Keep the leases of everything that is held."""

@@ -9,6 +9,7 @@ EventmillError
 │   └── QueryTooLarge           give up, or ask for less (400)
 ├── PayloadTooLarge             give up, or send less (413)
 ├── UnsupportedEncoding         give up, or send it plain (415)
+├── BodyTimeout                 retry: the body did not arrive (408)
 ├── Overloaded                  retry: memory for pending work is used up (503)
 ├── Unavailable                 retry: a service is away (503)
 │   ├── QueueUnavailable
@@ -63,6 +64,10 @@ class PayloadTooLarge(InvalidRequest):
 
 class UnsupportedEncoding(InvalidRequest):
     """The body's Content-Encoding is unknown. Give up, or send it plain, gzip or zstd."""
+
+
+class BodyTimeout(EventmillError):
+    """The request's body did not arrive in time, or the process leaves. Retry."""
 
 
 class Overloaded(EventmillError):

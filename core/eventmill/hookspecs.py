@@ -30,13 +30,15 @@ A plugin is a module named in the entry-point group `eventmill`. One that brings
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from eventmill.interfaces import Queue, Store
-from eventmill.publisher import Publisher
 from eventmill.settings import PluginSettings
+
+if TYPE_CHECKING:
+    from eventmill.publisher import Publisher
 
 PROJECT = "eventmill"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -80,7 +82,7 @@ class StoreBackend:
 class Services:
     """What the API works with, handed to each HttpApp."""
 
-    publisher: Publisher
+    publisher: "Publisher"
     store: Store | None
 
 

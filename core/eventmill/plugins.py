@@ -92,7 +92,7 @@ def load_plugins() -> Plugins:
         )
         try:
             _register(entry_point.load(), source, plugins)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             plugins.broken[source] = f"{type(error).__name__}: {error}"
     return plugins
 
@@ -116,6 +116,8 @@ def _register(module: object, source: Source, plugins: Plugins) -> None:
         for implementation in getattr(manager.hook, name).get_hookimpls():
             # Called by hand: pluggy would drop the None of a forgotten return without a word.
             records += _checked(name, implementation.function(), kind)
+    if wrong := [app.path for app in records if isinstance(app, HttpApp) and not app.path.startswith("/")]:
+        raise PluginError(f"the path of an HttpApp must begin with a slash: {wrong[0]!r}")
     for record in records:
         target: Any = {QueueBackend: plugins.queues, StoreBackend: plugins.stores, HttpApp: plugins.http_apps}
         target[type(record)].append(Loaded(record, source))

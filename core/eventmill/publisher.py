@@ -21,7 +21,7 @@ _SWEEP_SECONDS = 0.25
 
 
 class Waiter:
-    """One caller: its lines, until when it waits, and its verdict. A settled one has no lines left."""
+    """One caller: its lines, until when it waits, and its verdict."""
 
     __slots__ = ("bytes", "count", "deadline", "lines", "verdict")
 
@@ -34,7 +34,6 @@ class Waiter:
 
     def settle(self, error: EventmillError | None) -> None:
         """Answer the caller, unless it was answered or went away."""
-        self.lines = ()
         if self.verdict.done():
             return
         if error is None:
@@ -143,7 +142,7 @@ class Publisher:
         size = 0
         while self._pending and size < MAX_COMMIT_FRAMES * self._frame_bytes:
             waiter = self._next()
-            if waiter.lines:
+            if not waiter.verdict.done():
                 taken.append(waiter)
                 size += waiter.bytes
         return taken
@@ -172,7 +171,7 @@ class Publisher:
         for run in runs:
             bodies.append(frames.encode_frame(run))
             await asyncio.sleep(0)
-        failed = await self._publish(bodies, waiters[0].deadline)
+        failed = await self._publish(bodies, waiters[-1].deadline)
         lost = [index in failed for index, run in enumerate(runs) for _ in run]
         start = 0
         for waiter in waiters:
@@ -201,7 +200,7 @@ class Publisher:
         while self._waiting and (self._waiting[0].verdict.done() or self._waiting[0].deadline <= now):
             late = QueueUnavailable(f"the queue did not confirm it within {self._timeout_seconds:g} s")
             self._waiting.popleft().settle(late)
-        while self._pending and not self._pending[0].lines:
+        while self._pending and self._pending[0].verdict.done():
             self._next()
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._waiting else None

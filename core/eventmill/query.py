@@ -96,11 +96,13 @@ def parse_metrics_query(
         raise InvalidQuery("event_name must be a string of 1 to 256 characters", "event_name")
     if group_by is not None and group_by not in GROUPS:
         raise InvalidQuery(f"group_by must be one of {', '.join(GROUPS)}, not {group_by[:64]!r}", "group_by")
-    end_us = _bound(end, "to")
+    start_us, end_us = _bound(start, "from"), _bound(end, "to")
+    if start_us > end_us:
+        raise InvalidQuery("from must not be later than to", "from")
     return MetricsQuery(
         project,
         event_name,
-        start_ms=-(-_bound(start, "from") // 1000),
+        start_ms=-(-start_us // 1000),
         end_ms=end_us // 1000 + (1000 if end_us % 1_000_000 == 0 else 1),
         group_by=group_by,  # type: ignore[arg-type]  # one of GROUPS, as just checked
     )

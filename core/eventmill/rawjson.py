@@ -11,6 +11,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 _KEY = re.compile(rb'\s*("(?:[^"\\]|\\.)*+")\s*:\s*', re.DOTALL)
 
 
+MAX_TOKENS = 2_000_000  # about half a second of work
+MAX_DEPTH = 100_000
+
+
 class Part(NamedTuple):
     """One element of an array, or one value of an object with its key (still quoted)."""
 
@@ -20,14 +24,14 @@ class Part(NamedTuple):
 
 
 def elements(text: bytes) -> Iterator[Part]:
-    """The elements of the array in `text`. Raises ValueError when there is no array, or it does not end."""
+    """The elements of the array in `text`. Raises ValueError when there is none that ends, or too much in it."""
     for start, end in _spans(text, b"["):
         stripped = text[start:end].lstrip()
         yield Part(b"", stripped.rstrip(), end - len(stripped))
 
 
 def members(text: bytes) -> Iterator[Part]:
-    """The members of the object in `text`. Raises ValueError when there is none, or it does not end."""
+    """The members of the object in `text`. Raises ValueError as `elements` does."""
     for start, end in _spans(text, b"{"):
         key = _KEY.match(text, start, end)
         if key is None:
@@ -41,8 +45,10 @@ def _spans(text: bytes, bracket: bytes) -> Iterator[tuple[int, int]]:
     if text[opening : opening + 1] != bracket:
         raise ValueError(f"does not start with {bracket.decode()}")
     depth, start = 0, opening + 1
-    for token in _TOKEN.finditer(text, opening):
+    for count, token in enumerate(_TOKEN.finditer(text, opening)):
         mark = token[0]
+        if count == MAX_TOKENS or depth > MAX_DEPTH:
+            raise ValueError("is too complex")
         if mark in b"[{":
             depth += 1
         elif mark == b"," and depth == 1:

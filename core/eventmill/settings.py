@@ -90,6 +90,8 @@ def load(kind: type[S], **overrides: Any) -> S:
     """
     try:
         return kind(**{name: value for name, value in overrides.items() if value is not None})
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"the file {ENV_FILE} is not UTF-8") from None
     except ValidationError as error:
         raise ConfigurationError("; ".join(_words(kind, problem) for problem in error.errors())) from None
 

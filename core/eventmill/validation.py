@@ -54,7 +54,7 @@ RULES = {
 _decode_event = msgspec.json.Decoder(SentEvent).decode
 _decode_any = msgspec.json.Decoder().decode
 _PATH = re.compile(r" - at `\$\.?([a-z_]+).*`$")
-_QUOTED = re.compile(r"`(.*)`", re.DOTALL)
+_UNKNOWN, _MISSING = "Object contains unknown field `", "Object missing required field `"
 _BYTE = re.compile(r" \(byte (\d+)\)$")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -147,20 +147,23 @@ def _explain(raw: bytes, error: Exception) -> NoReturn:
 
 
 def _broken_rule(text: str) -> InvalidEvent | None:
-    """The rule that msgspec names in `text`, in our words; None where it names no field."""
-    path = _PATH.search(text)
-    if path is not None:
-        field, detail = path[1], text[: path.start()]
-        return InvalidEvent(f"{field} {RULES[field]}: {detail[0].lower()}{detail[1:].replace('`', '')}", field)
-    quoted = _QUOTED.search(text)
-    name = quoted[1][:64] if quoted else ""
-    if "missing required" in text:
-        return InvalidEvent(f"{name} is required: it {RULES[name]}", name)
-    if "unknown field" in text:
+    """The rule that msgspec names in `text`, in our words; None where it names no field.
+
+    Only the first two of its sentences quote the client, and they begin in a way that no client can imitate.
+    """
+    if text.startswith(_UNKNOWN):
+        name = text[len(_UNKNOWN) : -1][:64]
         return InvalidEvent(f"unknown field {name!r}: put it under metadata", name)
+    if text.startswith(_MISSING):
+        name = text[len(_MISSING) : -1]
+        return InvalidEvent(f"{name} is required: it {RULES[name]}", name)
     if text.startswith("Expected `object`"):
         return InvalidEvent(f"an event must be one JSON object: e{text[1:].replace('`', '')}")
-    return None
+    path = _PATH.search(text)
+    if path is None or path[1] not in RULES:
+        return None
+    detail = text[: path.start()].replace("`", "")
+    return InvalidEvent(f"{path[1]} {RULES[path[1]]}: {detail[0].lower()}{detail[1:]}", path[1])
 
 
 def _problem(value: bytes, offset: int) -> str | None:

@@ -185,6 +185,38 @@ class EmptiesByMigrating(Honest):
         await self.inner.ack(await self.inner.receive(1000, 0))
 
 
+class FiresAndForgets(Honest):
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0.1)
+            await self.inner.publish(bodies, deadline)
+
+        self.later = asyncio.create_task(later())
+
+
+class ExtendsOnlyTen(Honest):
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return await self.inner.extend(deliveries[:10])
+
+
+class KillsAfterThree(Honest):
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        deliveries = await self.inner.receive(max_messages, wait_seconds)
+        await self.inner.ack([delivery for delivery in deliveries if delivery.attempts > 3])
+        return [delivery for delivery in deliveries if delivery.attempts <= 3]
+
+
+class DeadForgetsAcks(Honest):
+    @property
+    def dead(self) -> Queue:
+        return ForgetsAcks(self.inner.dead)
+
+
+class Ageless(Honest):
+    async def depth(self) -> Depth:
+        return dataclasses.replace(await self.inner.depth(), oldest_age_seconds=0.0)
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_any_number_of_messages_arrives_once_each",
     Doubles: "test_any_number_of_messages_arrives_once_each",
@@ -206,12 +238,17 @@ CAUGHT_BY: dict[type[Honest], str] = {
     StealsByExtending: "test_a_stale_holder_changes_nothing_for_the_new_one",
     ProlongsForOthers: "test_a_stale_extend_does_not_prolong_the_new_lease",
     StealsByReleasing: "test_a_stale_holder_changes_nothing_for_the_new_one",
-    ExtendsNothing: "test_extending_keeps_a_message_hidden_beyond_its_lease",
+    ExtendsNothing: "test_extending_keeps_messages_hidden_beyond_their_lease",
     ReleasesNothing: "test_a_released_message_comes_again_at_once",
     IgnoresDelays: "test_a_release_with_a_delay_waits_that_long",
     SharesItsDead: "test_dead_letters_are_apart_from_messages",
     LosesItsDead: "test_dead_letters_come_back_byte_for_byte",
     Miscounts: "test_depth_counts_what_waits_and_what_is_leased",
+    FiresAndForgets: "test_what_was_published_is_kept_before_publish_returns",
+    ExtendsOnlyTen: "test_extending_keeps_messages_hidden_beyond_their_lease",
+    KillsAfterThree: "test_attempts_alone_never_end_a_message",
+    DeadForgetsAcks: "test_dead_letters_can_be_listed_purged_and_replayed",
+    Ageless: "test_depth_counts_what_waits_and_what_is_leased",
     EmptiesByMigrating: "test_migrating_again_keeps_what_is_there",
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import itertools
+import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -181,6 +182,22 @@ class ForgetsErasures(Honest):
         return [event for event in page if (id(self), event.identity) not in getattr(self, "gone", set())]
 
 
+class ErasesOnlyAPage(Honest):
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        page = await self.inner.scan(EventFilter(project, MIN_TIME_MS, MAX_TIME_MS), None, 1000)
+        oldest = min((event.timestamp_ms for event in page), default=until_ms)
+        return 1 if len(page) == 1000 else await self.inner.erase(project, user_id, max(oldest, until_ms))
+
+
+class Normalises(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        alike = [
+            msgspec.structs.replace(event, user_id=unicodedata.normalize("NFC", event.user_id).strip())
+            for event in batch.events
+        ]
+        await self.inner.insert(EventBatch.of(alike))
+
+
 class ErasesForEver(Honest):
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         return await self.inner.erase(project, user_id, MAX_TIME_MS)
@@ -241,7 +258,9 @@ CAUGHT_BY: dict[type[Honest], str] = {
     PagesByOffset: "test_pages_skip_and_repeat_nothing_while_events_arrive",
     OldestFirst: "test_pages_hold_each_event_once_in_order",
     GivesTooMany: "test_pages_hold_each_event_once_in_order",
-    ForgetsErasures: "test_erasure_holds_for_events_that_arrive_later",
+    ForgetsErasures: "test_erasure_holds_for_events_that_arrive_later_by_anybody",
+    ErasesOnlyAPage: "test_an_erasure_takes_all_of_a_users_events",
+    Normalises: "test_texts_that_look_alike_are_different",
     ErasesForEver: "test_erasure_ends_with_its_last_moment",
     ErasesEverywhere: "test_an_erased_user_is_neither_scanned_nor_counted",
     ApproximatesUsers: "test_counts_and_unique_users_are_exact",

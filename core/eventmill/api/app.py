@@ -7,12 +7,13 @@ from starlette.routing import Route
 
 import eventmill
 from eventmill.api import docs, health, ingest, metrics
+from eventmill.api.body import Reader
 from eventmill.api.errors import add_handlers
-from eventmill.budget import Budget
+from eventmill.errors import PluginError
 from eventmill.hookspecs import HttpApp, Services
 
 
-def create_app(services: Services, state: health.Health, budget: Budget, http_apps: Sequence[HttpApp] = ()) -> FastAPI:
+def create_app(services: Services, state: health.Health, reader: Reader, http_apps: Sequence[HttpApp] = ()) -> FastAPI:
     """Put the routes together. Whoever calls it opens and closes the services."""
     app = FastAPI(
         title="eventmill",
@@ -20,13 +21,20 @@ def create_app(services: Services, state: health.Health, budget: Budget, http_ap
         description="Post events; ask how many there were, and of how many users.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     add_handlers(app)
-    app.router.routes.append(Route("/events", ingest.PostEvent(services.publisher, budget), methods=["POST"]))
-    app.router.routes.append(Route("/events/bulk", ingest.PostBulk(services.publisher, budget), methods=["POST"]))
+    app.router.routes.append(Route("/events", ingest.PostEvent(services.publisher, reader), methods=["POST"]))
+    app.router.routes.append(Route("/events/bulk", ingest.PostBulk(services.publisher, reader), methods=["POST"]))
     app.include_router(metrics.create_router(services.store))
     app.include_router(health.create_router(state))
     docs.add_docs(app)
     for http_app in http_apps:
-        app.mount(http_app.path, http_app.create(services))
+        try:
+            app.mount(http_app.path, http_app.create(services))
+        except Exception as error:
+            plugin = http_app.create.__module__
+            raise PluginError(
+                f"the page {http_app.path} of {plugin} cannot start: {error!r}: repair or uninstall it"
+            ) from error
     return app

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from starlette.types import Receive, Scope
 
-from eventmill.budget import Hold
-from eventmill.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+from eventmill.budget import Budget, Hold
+from eventmill.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -17,7 +17,8 @@ else:
 
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_UNPACKED_BYTES = 20 * 1024 * 1024
-READ_SECONDS = 30.0
+READ_SECONDS = 120.0  # for 5 MiB over a poor line
+LAST_SECONDS = 0.5
 _STEP_BYTES = 1024 * 1024
 _MAX_MEMBERS = 1000  # gzip members or zstd frames in one body
 _MAX_WINDOW_LOG = 23  # 8 MiB, the most that zstd asks every decoder to support
@@ -32,24 +33,40 @@ def header(scope: Scope, name: bytes) -> bytes:
     return b",".join(value for key, value in scope["headers"] if key == name).strip().lower()
 
 
-async def read_body(scope: Scope, receive: Receive, hold: Hold) -> bytes:
-    """The whole body, unpacked.
+class Reader:
+    """Reads the bodies of all requests. When the process leaves, `stop` ends those that are not complete."""
 
-    Raises PayloadTooLarge, UnsupportedEncoding, InvalidRequest, Overloaded, or ClientGone.
-    """
-    encoding = header(scope, b"content-encoding")
-    if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
-        raise UnsupportedEncoding(
-            f"Content-Encoding {encoding.decode(errors='replace')!r}: send it plain, gzip or zstd"
-        )
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            body = await _read(receive, hold)
-    except TimeoutError:
-        raise InvalidRequest(f"the body did not arrive within {READ_SECONDS:.0f} s") from None
-    if encoding in (b"", b"identity"):
-        return body
-    return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._reading: set[asyncio.Timeout] = set()
+        self._seconds = READ_SECONDS
+
+    async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
+        """The whole body, unpacked; `hold` grows with it.
+
+        Raises PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientGone.
+        """
+        encoding = header(scope, b"content-encoding")
+        if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
+            name = encoding.decode(errors="replace")
+            raise UnsupportedEncoding(f"Content-Encoding {name!r}: send it plain, gzip or zstd")
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                self._reading.add(limit)
+                body = await _read(receive, hold)
+        except TimeoutError:
+            raise BodyTimeout("the body did not arrive in time") from None
+        finally:
+            self._reading.discard(limit)
+        if encoding in (b"", b"identity"):
+            return body
+        return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
+
+    def stop(self) -> None:
+        """Wait for no body any longer."""
+        self._seconds = LAST_SECONDS
+        for limit in self._reading:
+            limit.reschedule(asyncio.get_running_loop().time() + LAST_SECONDS)
 
 
 async def _read(receive: Receive, hold: Hold) -> bytes:

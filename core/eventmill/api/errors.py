@@ -9,7 +9,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from eventmill.api.body import ClientGone
 from eventmill.errors import (
+    BodyTimeout,
     EventmillError,
     InvalidRequest,
     Overloaded,
@@ -25,6 +27,7 @@ _STATUS: dict[type[EventmillError], tuple[int, str]] = {
     InvalidRequest: (400, "validation_error"),
     PayloadTooLarge: (413, "payload_too_large"),
     UnsupportedEncoding: (415, "unsupported_encoding"),
+    BodyTimeout: (408, "request_timeout"),
     Overloaded: (503, "overloaded"),
     Unavailable: (503, "unavailable"),
     StoreMisconfigured: (503, "unavailable"),
@@ -66,6 +69,10 @@ def add_handlers(app: FastAPI) -> None:
         # A service's own words may hold addresses: they go to the log, not to clients.
         log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
         return answer(status, code, f"not possible now ({type(error).__name__}): try again")
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> None:
+        return None
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:

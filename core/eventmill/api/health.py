@@ -81,11 +81,14 @@ def create_router(health: Health) -> APIRouter:
     """The three routes; `/health` and `/health/live` are fine whatever else is broken."""
     router = APIRouter(tags=["health"])
 
+    @router.head("/health", include_in_schema=False)
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health", summary="Is the process alive?")
     @router.get("/health/live", summary="Is the process alive?", operation_id="live")
     async def live() -> Alive:
         return Alive()
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get(
         "/health/ready",
         summary="Can events be taken?",

@@ -1,6 +1,7 @@
 """POST /events and POST /events/bulk: bare ASGI endpoints, since they are the busy ones."""
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,8 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from eventmill import rawjson
-from eventmill.api.body import ClientGone, header, read_body
+from eventmill.api.body import Reader, header
 from eventmill.api.errors import code_of
-from eventmill.budget import Budget
 from eventmill.errors import InvalidRequest, PayloadTooLarge
 from eventmill.event import DEFAULT_PROJECT, encode_line
 from eventmill.publisher import Publisher
@@ -66,14 +66,11 @@ class PostEvent:
     """POST /events: one event, 202 once the queue has it."""
 
     publisher: Publisher
-    budget: Budget
+    reader: Reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.budget.hold() as hold:
-            try:
-                body = await read_body(scope, receive, hold)
-            except ClientGone:
-                return
+        with self.reader.budget.hold() as hold:
+            body = await self.reader.read(scope, receive, hold)
             event = parse_event(body, DEFAULT_PROJECT, _now_ms())
             line = encode_line(event)
             hold.grow(len(line))
@@ -86,14 +83,11 @@ class PostBulk:
     """POST /events/bulk: many events, a verdict for each, 202 once the queue has all the good ones."""
 
     publisher: Publisher
-    budget: Budget
+    reader: Reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.budget.hold() as hold:
-            try:
-                body = await read_body(scope, receive, hold)
-            except ClientGone:
-                return
+        with self.reader.budget.hold() as hold:
+            body = await self.reader.read(scope, receive, hold)
             items = await _split(body, header(scope, b"content-type"))
             answer, lines = await _check(items)
             if lines:
@@ -149,7 +143,8 @@ def _limited(items: Iterator[bytes]) -> list[bytes]:
 
 
 def _split_quickly(body: bytes) -> Sequence[msgspec.Raw]:
-    if body.count(b",") > _MANY_COMMAS:
+    # Of two members named events msgspec would silently take the last.
+    if body.count(b",") > _MANY_COMMAS or body.count(b'"events"') > 1:
         raise OverflowError
     return _decode_array(body) if body.lstrip()[:1] == b"[" else _decode_object(body).events
 
@@ -158,7 +153,7 @@ def _split_carefully(body: bytes, error: Exception) -> list[bytes]:
     """Split a body that cannot be decoded as a whole, so that the items around the bad one are kept."""
     try:
         if body.lstrip()[:1] == b"{":
-            parts = list(rawjson.members(body))
+            parts = list(itertools.islice(rawjson.members(body), 2))
             if [part.key for part in parts] != [b'"events"']:
                 raise InvalidRequest(_SHAPES)
             body = parts[0].value

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from eventmill.cli.backends import Choice, choose
 from eventmill.cli.output import print_table, start_log
-from eventmill.errors import EventmillError
 from eventmill.settings import Settings, load
+
+CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,11 @@ async def _check(choice: Choice) -> list[Finding]:
             continue
         async with chosen.open() as opened:
             try:
-                words, ok = "; ".join(await opened.check()), True
-            except EventmillError as error:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    words, ok = "; ".join(await opened.check()), True
+            except TimeoutError:
+                words, ok = f"no answer within {CHECK_SECONDS:.0f} s", False
+            except Exception as error:
                 words, ok = f"{type(error).__name__}: {error}", False
         findings.append(Finding(chosen.kind, chosen.backend.name, ok, words))
     return findings

@@ -3,8 +3,10 @@
 import gzip
 import io
 import random
+import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +62,9 @@ class Tally:
 
 def send(file: str, url: str, patience_seconds: float) -> int:
     """Send all events of `file`; return the exit code."""
+    _check_url(url)
     source = _open(file)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tally = Tally()
     started = time.monotonic()
     failure = ""
@@ -69,18 +73,34 @@ def send(file: str, url: str, patience_seconds: float) -> int:
             for bulk in _bulks(_unpack(source), tally):
                 _post(client, bulk, tally, patience_seconds)
                 advance(tally)
-        except (SendFailed, OSError, EOFError, zstd.ZstdError) as error:
-            failure = str(error)
+        except (SendFailed, OSError, EOFError, zlib.error, zstd.ZstdError) as error:
+            failure = f"gave up: {error}"
+        except KeyboardInterrupt:
+            failure = "interrupted"
     seconds = time.monotonic() - started
     summary = f"accepted {tally.accepted} of {tally.read} events in {seconds:.1f} s"
     sys.stdout.write(summary + (f", refused {tally.refused}" if tally.refused else "") + "\n")
     if failure:
-        sys.stderr.write(f"eventmill: gave up: {failure}\n")
+        sys.stderr.write(f"eventmill: {failure}\n")
     return 0 if tally.accepted == tally.read and not failure else 1
+
+
+def _check_url(url: str) -> None:
+    """Raise ConfigurationError when this is not the address of a server."""
+    try:
+        parts = httpx.URL(url)
+        fine = parts.scheme in ("http", "https") and parts.host and 0 < (parts.port or 80) < 65536
+        parts.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        fine = False
+    if not fine:
+        raise ConfigurationError(f"--url {url}: must be http://HOST:PORT")
 
 
 def _open(file: str) -> io.BufferedReader:
     if file == "-":
+        if sys.stdin is None:
+            raise ConfigurationError("there is no standard input to read")
         return open(sys.stdin.fileno(), "rb", closefd=False)
     try:
         return Path(file).open("rb")
@@ -136,8 +156,6 @@ def _post(client: httpx.Client, bulk: Bulk, tally: Tally, patience_seconds: floa
         wait = min(5.0, 0.2 * 2**failures) * random.random()
         try:
             response = client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ConfigurationError(f"--url {client.base_url}: {error}") from None
         except httpx.TransportError as error:
             trouble = f"{client.base_url} does not answer: {error or type(error).__name__}"
         else:

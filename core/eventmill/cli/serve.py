@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import multiprocessing
+import os
 import socket
 from contextlib import AsyncExitStack
 
 from eventmill.api.app import create_app
+from eventmill.api.body import Reader
 from eventmill.api.health import Health
 from eventmill.budget import Budget
 from eventmill.cli.backends import Choice, choose
@@ -33,6 +35,7 @@ def serve(*, listen: str | None, workers: int) -> None:
     if workers == 1:
         run_loop(_serve(settings, choice, listener))
     else:
+        os.environ["EVENTMILL_LISTEN"] = settings.listen  # the workers read their settings anew
         supervise(work, listener, workers)
 
 
@@ -45,9 +48,7 @@ def work(listener: socket.socket) -> None:
 
 async def _serve(settings: Settings, choice: Choice, listener: socket.socket) -> None:
     leave = leave_on_signal()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        asyncio.get_running_loop().add_reader(parent.sentinel, leave.set)
+    _leave_with_parent(leave)
     delay_seconds = settings.shutdown_delay_seconds
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(choice.queue.open())
@@ -62,6 +63,20 @@ async def _serve(settings: Settings, choice: Choice, listener: socket.socket) ->
         )
 
 
+def _leave_with_parent(leave: asyncio.Event) -> None:
+    """A worker whose supervisor was killed leaves too."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    loop, sentinel = asyncio.get_running_loop(), parent.sentinel
+
+    def orphaned() -> None:
+        loop.remove_reader(sentinel)
+        leave.set()
+
+    loop.add_reader(sentinel, orphaned)
+
+
 async def serve_api(
     settings: Settings,
     choice: Choice,
@@ -74,5 +89,6 @@ async def serve_api(
     queue, store = opened
     health = Health(queue, store)
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
-        app = create_app(Services(publisher, store), health, Budget(settings.memory_bytes), choice.http_apps)
-        await serve_http(app, listener, health, leave, delay_seconds)
+        reader = Reader(Budget(settings.memory_bytes))
+        app = create_app(Services(publisher, store), health, reader, choice.http_apps)
+        await serve_http(app, listener, leave, delay_seconds, health=health, reader=reader)

@@ -11,12 +11,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from eventmill.api.body import Reader
 from eventmill.api.health import Health
 from eventmill.errors import ConfigurationError
 from eventmill.settings import split_address
 
 KEEP_ALIVE_SECONDS = 75  # longer than load balancers keep theirs, which is 60
-FINISH_SECONDS = 10
+FINISH_SECONDS = 7  # a little more than the publisher's deadline
 _BACKLOG = 2048
 
 
@@ -74,7 +75,13 @@ def leave_on_signal() -> asyncio.Event:
 
 
 async def serve_http(
-    app: FastAPI, listener: socket.socket, health: Health, leave: asyncio.Event, delay_seconds: float
+    app: FastAPI,
+    listener: socket.socket,
+    leave: asyncio.Event,
+    delay_seconds: float,
+    *,
+    health: Health,
+    reader: Reader,
 ) -> None:
     """Serve until `leave` is set; then answer what was asked, and return."""
     config = uvicorn.Config(
@@ -95,5 +102,6 @@ async def serve_http(
     if not serving.done():
         await asyncio.wait({serving}, timeout=delay_seconds)
     server.should_exit = True
+    reader.stop()
     leaving.cancel()
     await serving

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from eventmill.event import Event, create_event
+from eventmill import Event, create_event
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00:00 UTC
 

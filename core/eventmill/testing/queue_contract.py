@@ -9,9 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from eventmill.errors import PartialFailure, QueueUnavailable, Refused, Unknown
-from eventmill.hookspecs import QueueBackend
-from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Queue
+from eventmill import (
+    MIN_BODY_BYTES,
+    Delivery,
+    PartialFailure,
+    Queue,
+    QueueBackend,
+    QueueUnavailable,
+    Refused,
+    Unknown,
+)
 from eventmill.testing.contract import Contract, eventually
 
 BODIES = [
@@ -150,6 +157,14 @@ class QueueContract(Contract):
         async with self.another(queue, settings) as second:
             assert bodies_of(await receive(second, 1)) == Counter([b"early"])
 
+    async def test_what_was_published_is_kept_before_publish_returns(self, queue: Queue, settings: Any) -> None:
+        # Far away "kept" need not mean "seen at once": there only a test that kills the publisher can tell.
+        wait_seconds = 5 if settings.reach == "network" else 0
+        async with self.another(queue, settings) as second:
+            for number in range(5):
+                await queue.publish([b"%d" % number], soon())
+                assert bodies_of(await second.receive(10, wait_seconds)) == Counter([b"%d" % number])
+
     async def test_the_time_of_publishing_stays_with_the_message(self, queue: Queue) -> None:
         before = time.time() * 1000
         await queue.publish([b"dated"], soon())
@@ -187,15 +202,22 @@ class QueueContract(Contract):
         assert time.monotonic() - leased >= queue.lease_seconds * 0.7
         assert (again.body, again.attempts) == (b"again", 2)
 
-    async def test_extending_keeps_a_message_hidden_beyond_its_lease(self, queue: Queue) -> None:
-        await queue.publish([b"kept"], soon())
-        held = await receive(queue, 1)
+    async def test_extending_keeps_messages_hidden_beyond_their_lease(self, queue: Queue) -> None:
+        await queue.publish([b"%d" % number for number in range(25)], soon())
+        held = await receive(queue, 25)
         until = time.monotonic() + 2.2 * queue.lease_seconds
         while time.monotonic() < until:
             assert await queue.extend(held) == []
             await stays_empty(queue, queue.lease_seconds / 4)
-        [again] = await receive(queue, 1, queue.lease_seconds + 2)
-        assert again.attempts == 2, "extending must not count as an attempt"
+        again = await receive(queue, 25, queue.lease_seconds + 2)
+        assert {delivery.attempts for delivery in again} == {2}, "extending must not count as an attempt"
+
+    async def test_attempts_alone_never_end_a_message(self, queue: Queue) -> None:
+        await queue.publish([b"stubborn"], soon())
+        for attempt in range(1, 13):
+            [delivery] = await receive(queue, 1)
+            assert delivery.attempts == attempt
+            await queue.release([delivery])
 
     async def test_a_released_message_comes_again_at_once(self, queue: Queue) -> None:
         await queue.publish([b"back"], soon())
@@ -321,8 +343,9 @@ class QueueContract(Contract):
         await queue.publish([b"two"], soon())
         await queue.dead.ack([again[b"two"]])
         await queue.dead.release([again[b"three"]])
-        assert bodies_of(await receive(queue, 1)) == Counter([b"two"])
-        assert bodies_of(await receive(queue.dead, 1)) == Counter([b"three"])
+        assert await drain(queue, 1) == Counter([b"two"])
+        assert await drain(queue.dead, 1) == Counter([b"three"])
+        await stays_empty(queue.dead, 1.5 * queue.lease_seconds)
 
     async def test_dead_letters_come_back_byte_for_byte(self, queue: Queue, settings: Any) -> None:
         largest = b"\xff" * queue.max_body_bytes
@@ -344,8 +367,12 @@ class QueueContract(Contract):
         await eventually(lambda: is_depth(3, 2), queue.lease_seconds)
         await queue.ack(deliveries)
         await eventually(lambda: is_depth(3, 0))
-        age = (await queue.depth()).oldest_age_seconds
-        assert age is None or 0 <= age < 30
+
+        async def is_aged() -> bool:
+            age = (await queue.depth()).oldest_age_seconds
+            return age is None or 0.5 < age < 60
+
+        await eventually(is_aged)
 
     async def test_a_working_queue_passes_its_check(self, queue: Queue) -> None:
         warnings = await queue.check()

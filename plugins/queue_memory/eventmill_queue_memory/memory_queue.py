@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eventmill import Delivery, Depth, PartialFailure, Queue, QueueUnavailable, Refused
+from eventmill import MIN_BODY_BYTES, Delivery, Depth, PartialFailure, Queue, QueueUnavailable, Refused
 
 _MAX_BODY_BYTES = 1024 * 1024
 
@@ -108,6 +108,8 @@ class MemoryQueue(Queue):
         return Depth(len(self._messages) - in_flight, in_flight, age)
 
     async def check(self) -> list[str]:
+        if self._bytes + MIN_BODY_BYTES > self._max_bytes:
+            raise QueueUnavailable(f"the memory queue is full ({self._max_bytes} bytes)")
         return ["the memory queue is lost on exit"]
 
     def _held(self, delivery: Delivery) -> Message | None:

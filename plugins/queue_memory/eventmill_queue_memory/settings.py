@@ -12,7 +12,7 @@ class MemoryQueueSettings(PluginSettings):
 
     lease_seconds: float = Field(default=60, gt=0, description="how long a received message is the receiver's alone")
     max_bytes: int = Field(
-        default=256 * 1024 * 1024, gt=0, description="what it holds at most; beyond it the API answers 503"
+        default=256 * 1024 * 1024, ge=1024 * 1024, description="what it holds at most; beyond it the API answers 503"
     )
 
     @property
