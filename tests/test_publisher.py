@@ -191,15 +191,15 @@ async def test_nobody_is_told_kept_when_callers_end_between_two_steps_of_a_commi
         queue.failure = QueueUnavailable("away")
         verdicts: list[object] = []
 
-        async def caller(line: bytes, gives_up: bool) -> None:
+        async def caller(line: bytes, turns: int | None) -> None:
             publishing = asyncio.ensure_future(publisher.publish([line]))
-            for _ in range(3 if gives_up else 0):
-                await asyncio.sleep(0)
-            if gives_up:
+            if turns is not None:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
                 publishing.cancel()
                 publisher._sweep()  # as its timer might, at the worst moment
             verdicts.extend(await asyncio.gather(publishing, return_exceptions=True))
 
-        for _ in range(200):
-            await asyncio.gather(*(caller(line, number % 2 == 0) for number, line in enumerate(LINES[:10])))
+        for turns in [*range(10)] * 20:
+            await asyncio.gather(*(caller(line, turns if n % 2 == 0 else None) for n, line in enumerate(LINES[:10])))
         assert None not in verdicts
