@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test check clean
+.PHONY: help run test check bench clean
 
 help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080  (options: make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and pass all tests                            (options: make test ARGS='-k bulk')"
 	@echo "make check  ruff and mypy"
+	@echo "make bench  what benchmarks/README.md quotes, measured here (three minutes the first time)"
 	@echo "make clean  remove .venv and the tools' caches"
 
 run: .venv/.run
@@ -21,6 +22,10 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench: .venv/.dev
+	@$(BIN)/python benchmarks/query_day.py
+	@$(BIN)/python benchmarks/insert_encoding.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -36,7 +41,7 @@ clean:
 	@$(PYTHON) -m venv .venv
 
 .venv/.run: pyproject.toml | .venv/bin/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[chdb]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python

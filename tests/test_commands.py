@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 import real_events
+import services
 from mill import ROOT, environment, eventmill, running, wait_until
 
 if sys.version_info >= (3, 14):
@@ -62,8 +64,11 @@ def wrong_answers(url: str) -> list[str]:
 # run
 
 
-def test_run_takes_the_real_events_and_answers_right_also_when_they_are_sent_twice(tmp_path: Path) -> None:
-    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+@pytest.mark.parametrize("options", [(), ("--memory",)], ids=["chdb", "memory"])
+def test_run_takes_the_real_events_and_answers_right_also_when_they_are_sent_twice(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with running("run", *options, "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         url = program.url()
         for _ in range(2):
             sent = eventmill("send", str(real_events.FILE), "--url", url, cwd=tmp_path)
@@ -71,13 +76,68 @@ def test_run_takes_the_real_events_and_answers_right_also_when_they_are_sent_twi
             assert sent.stdout.startswith("accepted 9999 of 9999 events in ")
             assert sent.stderr == ""
             wait_until(lambda: wrong_answers(url) == [])
-        assert program.stop() == 0
+        assert program.stop() == 0, program.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_run_keeps_the_events_for_its_next_start(tmp_path: Path, number: signal.Signals) -> None:
+    options = ("run", "--data", str(tmp_path / "my data"), "--listen", "127.0.0.1:0")
+    with running(*options, cwd=tmp_path) as program:
+        program.wait_for(re.escape(str(tmp_path / "my data")))
+        url = program.url()
+        assert eventmill("send", str(real_events.FILE), "--url", url, cwd=tmp_path).returncode == 0
+        wait_until(lambda: wrong_answers(url) == [])
+        program.stop(number)
+    with running(*options, cwd=tmp_path) as program:
+        url = program.url()
+        assert wrong_answers(url) == []
+        second = eventmill(*options, cwd=tmp_path)
+        assert second.returncode == 2
+        assert "another process uses the chDB folder" in second.stderr.splitlines()[-1]
+
+
+def test_serve_takes_events_while_the_store_is_away_and_answers_when_it_is_back(tmp_path: Path) -> None:
+    with services.running_clickhouse(tmp_path / "server") as server:
+        settings = spool(tmp_path) | {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
+        assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
+        server.kill()
+        with (
+            running("serve", cwd=tmp_path, settings=settings) as api,
+            running("consume", cwd=tmp_path, settings=settings) as consumer,
+        ):
+            url = api.url()
+            assert httpx.get(f"{url}/health/ready").json()["status"] == "degraded"
+            assert eventmill("send", str(real_events.FILE), "--url", url, cwd=tmp_path).returncode == 0
+            answer = httpx.get(f"{url}/metrics", params=real_events.parameters("download", None))
+            assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+            server.start()
+            wait_until(lambda: httpx.get(f"{url}/health/ready").json()["status"] == "ok")
+            wait_until(lambda: wrong_answers(url) == [], 60)
+            assert consumer.stop() == 0, consumer.output
+            assert api.stop() == 0, api.output
+
+
+def test_migrate_prints_the_statements_without_reaching_for_a_server(tmp_path: Path) -> None:
+    settings = {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "clickhouse", "EVENTMILL_RETENTION_DAYS": "90"}
+    settings["EVENTMILL_STORE_CLICKHOUSE_URL"] = "http://127.0.0.1:9/"
+    done = eventmill("migrate", "--print", cwd=tmp_path, settings=settings)
+    assert done.returncode == 0
+    assert "CREATE TABLE IF NOT EXISTS events" in done.stdout
+    assert "toIntervalDay(90)" in done.stdout
+
+
+def test_events_older_than_the_retention_are_refused(tmp_path: Path) -> None:
+    settings = {"EVENTMILL_RETENTION_DAYS": "30", "EVENTMILL_LISTEN": "127.0.0.1:0"}
+    with running("run", "--memory", cwd=tmp_path, settings=settings) as program:
+        done = eventmill("send", "-", "--url", program.url(), cwd=tmp_path, stdin=line(1))
+    assert done.returncode == 1
+    assert "the oldest time taken" in done.stderr
 
 
 def test_run_prints_what_a_newcomer_needs(tmp_path: Path) -> None:
     with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         url = program.url()
-        program.wait_for("queue memory, store memory; data: in memory only, lost on exit")
+        program.wait_for(r"queue memory \(lost on exit\), store memory \(lost on exit\)")
         program.wait_for(f"curl {url}/events -d")
         assert program.stop(signal.SIGINT) == 0
         assert "Traceback" not in program.output
@@ -98,7 +158,7 @@ def test_run_empties_the_memory_queue_into_the_store_before_it_leaves(tmp_path: 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     settings = {"EVENTMILL_SHUTDOWN_DELAY_SECONDS": "60", "EVENTMILL_LISTEN": "127.0.0.1:0"}
-    with running("run", cwd=tmp_path, settings=settings) as program:
+    with running("run", "--memory", cwd=tmp_path, settings=settings) as program:
         url = program.url()
         program.process.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
@@ -107,7 +167,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_upload_does_not_hold_up_leaving(tmp_path: Path) -> None:
-    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         host, port = program.url().removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as client:
             client.sendall(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -180,7 +240,7 @@ def test_serve_keeps_serving_a_while_after_sigterm(tmp_path: Path) -> None:
         (["serve", "--workers", "2"], {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "none"}, ["eventmill run"]),
         (["consume"], {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "memory"}, ["'memory'", "eventmill run"]),
         (["serve"], {}, ["EVENTMILL_QUEUE is required: one of memory"]),
-        (["serve"], {"EVENTMILL_QUEUE": "memory"}, ["EVENTMILL_STORE is required: one of memory"]),
+        (["serve"], {"EVENTMILL_QUEUE": "memory"}, ["EVENTMILL_STORE is required: one of clickhouse, memory"]),
         (["consume"], {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "none"}, ["only for `eventmill serve`"]),
         (["run"], {"EVENTMILL_QUEUE": "kafka"}, ["no queue is named 'kafka'", "Available: memory"]),
         (["run"], {"EVENTMILL_LISTEN": "8080"}, ["EVENTMILL_LISTEN", "HOST:PORT"]),
@@ -277,7 +337,7 @@ def test_a_broken_plugin_is_listed_with_its_cause(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> object:
-    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path_factory.mktemp("run")) as program:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path_factory.mktemp("run")) as program:
         yield program.url()
 
 
@@ -363,7 +423,7 @@ def test_send_waits_for_a_service_that_comes_back(tmp_path: Path) -> None:
     arguments = ("send", "-", "--url", f"http://{address}", "--patience", "30")
     sender = threading.Thread(target=lambda: results.append(eventmill(*arguments, cwd=tmp_path, stdin=line(1))))
     sender.start()
-    with running("run", "--listen", address, cwd=tmp_path):
+    with running("run", "--memory", "--listen", address, cwd=tmp_path):
         sender.join(40)
     [done] = results
     assert (done.returncode, done.stderr) == (0, "")

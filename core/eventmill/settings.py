@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         le=300,
         description="serving goes on so long after SIGTERM; default: 5 for `serve`, 0 for `run`",
     )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="events older than this are refused, and dropped by stores that can; default: kept for ever",
+    )
     memory_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=32 * 1024 * 1024,
@@ -78,6 +84,15 @@ class PluginSettings(BaseSettings):
     @abstractmethod
     def reach(self) -> Reach:
         """Who can share what is opened with these settings: this `process`, this `machine`, or the `network`."""
+
+    def statements(self) -> str:
+        """What `migrate` does, as statements for somebody with the rights to run them; "" where it does nothing."""
+        return ""
+
+    @property
+    def place(self) -> str:
+        """Where the data is, in words for people and without secrets."""
+        return "lost on exit" if self.reach == "process" else f"shared by this {self.reach}"
 
 
 S = TypeVar("S", bound=BaseSettings)

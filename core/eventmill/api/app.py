@@ -13,7 +13,13 @@ from eventmill.errors import PluginError
 from eventmill.hookspecs import HttpApp, Services
 
 
-def create_app(services: Services, state: health.Health, reader: Reader, http_apps: Sequence[HttpApp] = ()) -> FastAPI:
+def create_app(
+    services: Services,
+    state: health.Health,
+    reader: Reader,
+    http_apps: Sequence[HttpApp] = (),
+    retention_days: int | None = None,
+) -> FastAPI:
     """Put the routes together. Whoever calls it opens and closes the services."""
     app = FastAPI(
         title="eventmill",
@@ -24,8 +30,10 @@ def create_app(services: Services, state: health.Health, reader: Reader, http_ap
         redirect_slashes=False,
     )
     add_handlers(app)
-    app.router.routes.append(Route("/events", ingest.PostEvent(services.publisher, reader), methods=["POST"]))
-    app.router.routes.append(Route("/events/bulk", ingest.PostBulk(services.publisher, reader), methods=["POST"]))
+    one = ingest.PostEvent(services.publisher, reader, retention_days)
+    many = ingest.PostBulk(services.publisher, reader, retention_days)
+    app.router.routes.append(Route("/events", one, methods=["POST"]))
+    app.router.routes.append(Route("/events/bulk", many, methods=["POST"]))
     app.include_router(metrics.create_router(services.store))
     app.include_router(health.create_router(state))
     docs.add_docs(app)

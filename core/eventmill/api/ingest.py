@@ -14,12 +14,13 @@ from eventmill import rawjson
 from eventmill.api.body import Reader, header
 from eventmill.api.errors import code_of
 from eventmill.errors import InvalidRequest, PayloadTooLarge
-from eventmill.event import DEFAULT_PROJECT, encode_line
+from eventmill.event import DEFAULT_PROJECT, MIN_TIME_MS, encode_line
 from eventmill.publisher import Publisher
 from eventmill.validation import malformed, parse_event
 
 MAX_BULK_EVENTS = 10_000
 _YIELD_EVERY = 500
+_DAY_MS = 86_400_000
 _NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
 _LINE = re.compile(rb"[^\s][^\n]*")
 # An item costs memory even when it is no event: so many commas cannot belong to 10 000 ordinary events.
@@ -67,11 +68,13 @@ class PostEvent:
 
     publisher: Publisher
     reader: Reader
+    retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
-            event = parse_event(body, DEFAULT_PROJECT, _now_ms())
+            now_ms = _now_ms()
+            event = parse_event(body, DEFAULT_PROJECT, now_ms, _oldest_ms(now_ms, self.retention_days))
             line = encode_line(event)
             hold.grow(len(line))
             await self.publisher.publish([line])
@@ -84,28 +87,30 @@ class PostBulk:
 
     publisher: Publisher
     reader: Reader
+    retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             items = await _split(body, header(scope, b"content-type"))
-            answer, lines = await _check(items)
+            answer, lines = await _check(items, self.retention_days)
             if lines:
                 hold.grow(sum(map(len, lines)))
                 await self.publisher.publish(lines)
         await _respond(send, 202 if lines else 400, _encode(answer))
 
 
-async def _check(items: Sequence[bytes | msgspec.Raw]) -> tuple[BulkAnswer, list[bytes]]:
+async def _check(items: Sequence[bytes | msgspec.Raw], retention_days: int | None) -> tuple[BulkAnswer, list[bytes]]:
     """The verdict on each item, and the lines of the good ones."""
     now_ms = _now_ms()
+    oldest_ms = _oldest_ms(now_ms, retention_days)
     answer = BulkAnswer(0, 0, [], [])
     lines: list[bytes] = []
     for index, item in enumerate(items):
         if index % _YIELD_EVERY == _YIELD_EVERY - 1:
             await asyncio.sleep(0)
         try:
-            event = parse_event(item, DEFAULT_PROJECT, now_ms)
+            event = parse_event(item, DEFAULT_PROJECT, now_ms, oldest_ms)
         except InvalidRequest as error:
             answer.errors.append(ItemError(index, code_of(error), error.field, error.message))
             answer.event_ids.append(None)
@@ -167,6 +172,11 @@ def _split_carefully(body: bytes, error: Exception) -> list[bytes]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _oldest_ms(now_ms: int, retention_days: int | None) -> int:
+    """What is older would be dropped at once, so it is refused."""
+    return MIN_TIME_MS if retention_days is None else max(MIN_TIME_MS, now_ms - retention_days * _DAY_MS)
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:

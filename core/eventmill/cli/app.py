@@ -51,11 +51,13 @@ def consume() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    show: Annotated[bool, typer.Option("--print", help="Print the statements instead of running them.")] = False,
+) -> None:
     """Create or upgrade what the chosen queue and store need on their servers."""
     from eventmill.cli import migrate as command
 
-    command.migrate()
+    command.migrate(show=show)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pydantic_settings import BaseSettings
@@ -56,20 +56,29 @@ class Choice:
                 )
 
 
-def choose(settings: Settings, *, queue: str | None = None, store: str | None = None) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Default:
+    """What to take where the settings name no backend, and the settings it needs."""
+
+    name: str
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def choose(settings: Settings, *, queue: Default | None = None, store: Default | None = None) -> Choice:
     """Resolve the backends by name; `queue` and `store` are what to take where the settings name none.
 
     Raises ConfigurationError in words. Logs a warning for what is wrong but unused.
     """
     plugins = load_plugins()
     _warn(plugins)
-    queue_backend = plugins.queue(settings.queue or queue or _missing("queue", plugins))
-    chosen_queue: Chosen[Queue] = Chosen("queue", queue_backend, load(queue_backend.settings))
+    first = Default(settings.queue) if settings.queue else queue or _missing("queue", plugins)
+    queue_backend = plugins.queue(first.name)
+    chosen_queue: Chosen[Queue] = Chosen("queue", queue_backend, load(queue_backend.settings, **first.settings))
     chosen_store: Chosen[Store] | None = None
-    store_name = settings.store or store or _missing("store", plugins)
-    if store_name != NO_STORE:
-        store_backend = plugins.store(store_name)
-        chosen_store = Chosen("store", store_backend, load(store_backend.settings))
+    second = Default(settings.store) if settings.store else store or _missing("store", plugins)
+    if second.name != NO_STORE:
+        store_backend = plugins.store(second.name)
+        chosen_store = Chosen("store", store_backend, load(store_backend.settings, **second.settings))
     linger_ms = queue_backend.linger_ms if settings.linger_ms is None else settings.linger_ms
     return Choice(chosen_queue, chosen_store, linger_ms, [item.record for item in plugins.http_apps])
 
@@ -83,7 +92,7 @@ def _warn(plugins: Plugins) -> None:
         log.warning("%s", warning)
 
 
-def _missing(kind: str, plugins: Plugins) -> str:
+def _missing(kind: str, plugins: Plugins) -> Default:
     loaded = plugins.queues if kind == "queue" else plugins.stores
     names = ", ".join(sorted(item.record.name for item in loaded))
     raise ConfigurationError(f"EVENTMILL_{kind.upper()} is required: one of {names}")

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 
-from eventmill.cli.backends import Choice, choose
+from eventmill.cli.backends import Choice, Chosen, Default, choose
 from eventmill.cli.consume import create_consumer
 from eventmill.cli.output import start_log
 from eventmill.cli.serve import serve_api
@@ -18,9 +19,11 @@ from eventmill.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
+DATA = "eventmill-data"
+
 _BANNER = """\
 [bold green]eventmill[/] is ready at [bold]{url}[/] (pages: {url}/docs). Ctrl-C ends it.
-  queue {queue}, store {store}; data: {data}
+  queue {queue}, store {store}
 Post an event, then ask for it. Two events that are equal in every field are one.
   curl {url}/events -d '{{"event_name":"product_view","channel":"web","user_id":"user_123","timestamp":1766717657}}'
   curl '{url}/metrics?event_name=product_view&from=1766717657&to=1766717657'"""
@@ -30,10 +33,10 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     chosen = "memory" if memory else None
     settings = load(Settings, listen=listen, queue=chosen, store=chosen)
     start_log(settings.log_level)
-    choice = choose(settings, queue="memory", store="memory")
+    folder = (data or Path(DATA)).absolute()
+    embedded = Default("clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"})
+    choice = choose(settings, queue=Default("memory"), store=embedded)
     choice.need_store()
-    if data is not None:
-        log.warning("--data %s is not used: these backends keep nothing on disk", data)
     run_loop(_run(settings, choice, bind(settings.listen)))
 
 
@@ -60,10 +63,9 @@ async def _migrate(queue: Queue, store: Store) -> None:
 
 
 def _greet(url: str, choice: Choice) -> None:
-    text = _BANNER.format(
-        url=url,
-        queue=choice.queue.backend.name,
-        store=choice.need_store().backend.name,
-        data="in memory only, lost on exit",
-    )
+    text = _BANNER.format(url=url, queue=_describe(choice.queue), store=_describe(choice.need_store()))
     Console(highlight=False, soft_wrap=True).print(text)
+
+
+def _describe(chosen: Chosen[Queue] | Chosen[Store]) -> str:
+    return f"{chosen.backend.name} ({chosen.settings.place})"

@@ -98,7 +98,7 @@ class SpoolQueue(Queue):
 
     async def depth(self) -> Depth:
         leased_now = "count(*) FILTER (WHERE lease AND until > ?)"
-        sql = f"SELECT count(*), {leased_now}, min(enqueued_ms) FROM messages WHERE dead = ?"  # noqa: S608
+        sql = f"SELECT count(*), {leased_now}, min(enqueued_ms) FROM messages WHERE dead = ?"
         total, leased, oldest = self._database.execute(sql, (time.time(), self._dead is None)).fetchone()
         return Depth(total - leased, leased, time.time() - oldest / 1000 if oldest else 0)
 

@@ -1,0 +1,189 @@
+"""The store: inserts that are proved, questions that are bounded, erasures that hold."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from eventmill import (
+    Event,
+    EventBatch,
+    EventFilter,
+    Group,
+    Metrics,
+    MetricsQuery,
+    Position,
+    QueryTooLarge,
+    Store,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
+from eventmill_store_clickhouse import failures, migrations, questions
+from eventmill_store_clickhouse.connection import Connection, Rows
+
+LINE_COLUMNS = tuple(Event.__struct_fields__)
+MAX_GROUPS = 10_000
+INSERT = {
+    "async_insert": 0,
+    "deduplicate_insert": "disable",
+    "max_partitions_per_insert_block": 0,
+    "input_format_allow_errors_num": 0,
+    "input_format_json_read_objects_as_strings": 1,
+    "input_format_skip_unknown_fields": 0,
+}
+_FIRST_WINDOW_MS = 86_400_000
+_ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
+
+
+class ClickHouseStore(Store):
+    """Events in a ReplacingMergeTree ordered by their identity; one SQL for every engine."""
+
+    def __init__(self, connection: Connection, retention_days: int | None) -> None:
+        self._connection = connection
+        self._retention_days = retention_days
+
+    async def migrate(self) -> None:
+        await self._execute(migrations.BOOKKEEPING)
+        applied = await self._applied()
+        for migration in migrations.MIGRATIONS:
+            if migration.number not in applied:
+                for statement in migration.statements:
+                    await self._execute(statement)
+                await self._execute(
+                    migrations.RECORD.format(number=migration.number, readable_from=migration.readable_from)
+                )
+        await self._retain()
+
+    async def insert(self, batch: EventBatch) -> None:
+        batch = await self._without_erased(batch)
+        if not batch:
+            return
+        try:
+            written = await self._connection.insert("events", LINE_COLUMNS, b"\n".join(batch.lines), INSERT)
+        except ClickHouseError as error:
+            raise failures.explain_insert(error) from error
+        if written < len(batch):
+            raise StoreUnavailable(f"only {written} of {len(batch)} rows were confirmed")
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        rest = filter if before is None else replace(filter, end_ms=min(filter.end_ms, before.timestamp_ms + 1))
+        window_ms = _FIRST_WINDOW_MS
+        events: list[Event] = []
+        while len(events) < limit and rest.start_ms < rest.end_ms:
+            window, rows = await self._window(rest, window_ms, limit)
+            if rows:
+                events += await self._page(window, before, limit - len(events))
+                rest = replace(rest, end_ms=window.start_ms)
+            else:
+                newest_ms = (await self._ask(*questions.newest(rest)))[0][0]
+                rest = replace(rest, end_ms=newest_ms + 1)
+            window_ms = (window.end_ms - window.start_ms) * 4
+        return events
+
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        user = {"project": project, "user_id": user_id, "until_ms": until_ms}
+        found = await self._ask(questions.OF_USER, user)
+        # First the tombstone: from here on nothing of the user is answered or stored, whatever happens next.
+        await self._execute(questions.ERASE, user)
+        await self._execute(questions.DELETE, user)
+        return int(found[0][0])
+
+    async def check(self) -> list[str]:
+        applied = await self._applied()
+        if not applied:
+            raise StoreMisconfigured("the schema is missing: run `eventmill migrate`")
+        if max(applied) < migrations.NEWEST:
+            raise StoreMisconfigured(
+                f"the schema is {max(applied)}, needed is {migrations.NEWEST}: run `eventmill migrate`"
+            )
+        if max(applied.values()) > migrations.NEWEST:
+            raise StoreMisconfigured("the schema is too new for this program: upgrade it")
+        return []
+
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        rows = await self._ask(*questions.metrics(query, MAX_GROUPS))
+        if len(rows) > MAX_GROUPS + 1:
+            raise QueryTooLarge(f"there are more than {MAX_GROUPS} groups: ask for a shorter time", "group_by")
+        (_, _, total_count, unique_count), *groups = rows or [(1, "", 0, 0)]
+        return Metrics(
+            total_count, unique_count, tuple(Group(value, total, unique) for _, value, total, unique in groups)
+        )
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _window(self, filter: EventFilter, window_ms: int, limit: int) -> tuple[EventFilter, int]:
+        """The newest span of time that holds about a page, and its rows: dense data makes it short."""
+        while True:
+            window = replace(filter, start_ms=max(filter.start_ms, filter.end_ms - window_ms))
+            rows = (await self._ask(*questions.rows(window)))[0][0]
+            if rows <= _ROWS_PER_EVENT * limit or window_ms == 1:
+                return window, rows
+            window_ms = max(1, min(window_ms // 2, window_ms * limit // rows))
+
+    async def _page(self, window: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        rows = await self._ask(*questions.page(window, before, limit))
+        return [_event(window.project, row) for row in rows]
+
+    async def _without_erased(self, batch: EventBatch) -> EventBatch:
+        rows = await self._ask(questions.ERASURES, {})
+        if not rows:
+            return batch
+        until = {(project, user_id): until_ms for project, user_id, until_ms in rows}
+        return batch.take(
+            index
+            for index, event in enumerate(batch.events)
+            if event.timestamp_ms > until.get((event.project, event.user_id), -1)
+        )
+
+    async def _applied(self) -> dict[int, int]:
+        """The migrations that were applied, each with the number from which programs can still read."""
+        sql = "SELECT number, max(readable_from) FROM eventmill_migrations GROUP BY number"
+        try:
+            rows = await self._connection.ask(sql, {}, questions.LIMITS)
+        except ClickHouseError as error:
+            if failures.code_of(error) == failures.UNKNOWN_TABLE:
+                return {}
+            raise failures.explain(error) from error
+        return {int(number): int(readable_from) for number, readable_from in rows}
+
+    async def _retain(self) -> None:
+        """Make the table's retention the one that is set; changing it is cheap, but is done only when it differs."""
+        sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
+        engine = str((await self._ask(sql, {}))[0][0])
+        wanted = migrations.ttl(self._retention_days)
+        if wanted is None and " TTL " in engine:
+            await self._execute("ALTER TABLE events REMOVE TTL")
+        elif wanted is not None and f"TTL {wanted}" not in engine:
+            await self._execute(f"ALTER TABLE events MODIFY TTL {wanted}")
+
+    async def _execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        try:
+            await self._connection.execute(sql, parameters or {})
+        except ClickHouseError as error:
+            raise failures.explain(error) from error
+
+    async def _ask(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        try:
+            return await self._connection.ask(sql, parameters, questions.LIMITS)
+        except ClickHouseError as error:
+            raise failures.explain_question(error) from error
+
+
+def _event(project: str, row: Any) -> Event:
+    name, timestamp_ms, event_id, channel, user_id, campaign_id, tags, metadata, received_at_ms, version = row
+    return Event(
+        project=project,
+        event_name=name,
+        timestamp_ms=timestamp_ms,
+        event_id=event_id,
+        channel=channel,
+        user_id=user_id,
+        campaign_id=campaign_id,
+        tags=tuple(tags),
+        metadata=msgspec.Raw(metadata.encode()),
+        received_at_ms=received_at_ms,
+        version=version,
+    )

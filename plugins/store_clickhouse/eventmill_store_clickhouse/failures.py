@@ -1,0 +1,86 @@
+"""What an error of ClickHouse means for the caller: one table from its codes to our exceptions."""
+
+import re
+
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+
+from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMisconfigured, StoreUnavailable
+
+# Names by `SELECT errorCodeToName(…)`. What is in no set counts as unavailable: core repeats it and looks closer.
+UNKNOWN_TABLE = 60
+MISCONFIGURED = {
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    20: "NUMBER_OF_COLUMNS_DOESNT_MATCH",
+    44: "ILLEGAL_COLUMN",
+    47: "UNKNOWN_IDENTIFIER",
+    60: "UNKNOWN_TABLE",
+    62: "SYNTAX_ERROR",
+    81: "UNKNOWN_DATABASE",
+    115: "UNKNOWN_SETTING",
+    164: "READONLY",
+    192: "UNKNOWN_USER",
+    193: "WRONG_PASSWORD",
+    194: "REQUIRED_PASSWORD",
+    452: "SETTING_CONSTRAINT_VIOLATION",
+    497: "ACCESS_DENIED",
+    516: "AUTHENTICATION_FAILED",
+}
+REJECTED = {
+    6: "CANNOT_PARSE_TEXT",
+    25: "CANNOT_PARSE_ESCAPE_SEQUENCE",
+    26: "CANNOT_PARSE_QUOTED_STRING",
+    27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    38: "CANNOT_PARSE_DATE",
+    41: "CANNOT_PARSE_DATETIME",
+    53: "TYPE_MISMATCH",
+    69: "ARGUMENT_OUT_OF_BOUND",
+    70: "CANNOT_CONVERT_TYPE",
+    72: "CANNOT_PARSE_NUMBER",
+    117: "INCORRECT_DATA",
+    130: "CANNOT_READ_ARRAY_FROM_TEXT",
+    131: "TOO_LARGE_STRING_SIZE",
+    349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
+    469: "VIOLATED_CONSTRAINT",
+}
+TOO_LARGE = {
+    158: "TOO_MANY_ROWS",
+    159: "TIMEOUT_EXCEEDED",
+    160: "TOO_SLOW",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    307: "TOO_MANY_BYTES",
+    396: "TOO_MANY_ROWS_OR_BYTES",
+}
+_ROW = re.compile(r"\(at row (\d+)\)")
+
+
+def code_of(error: ClickHouseError) -> int | None:
+    """ClickHouse's error code; None for a network that failed."""
+    return error.code if isinstance(error, Error) else None
+
+
+def explain(error: ClickHouseError) -> EventmillError:
+    """The exception for an error of any statement."""
+    code, text = code_of(error), words(error)
+    if code in MISCONFIGURED:
+        return StoreMisconfigured(text)
+    return StoreUnavailable(text)
+
+
+def explain_insert(error: ClickHouseError) -> EventmillError:
+    """The exception for an error of an insert; the row at fault is named where ClickHouse names it."""
+    if code_of(error) not in REJECTED:
+        return explain(error)
+    row = _ROW.search(str(error))
+    return RejectedEvents(words(error), [int(row[1]) - 1] if row else None)
+
+
+def explain_question(error: ClickHouseError) -> EventmillError:
+    """The exception for an error of a question, which may simply have asked for too much."""
+    if code_of(error) in TOO_LARGE:
+        return QueryTooLarge("the answer takes more time, rows or memory than one question may: ask for a shorter time")
+    return explain(error)
+
+
+def words(error: ClickHouseError) -> str:
+    """ClickHouse's own words on one line, short enough for a log and a dead letter."""
+    return " ".join(str(error).replace("DB::Exception: ", "").split())[:500]

@@ -1,0 +1,80 @@
+"""The schema, as numbered steps that only add: applied once each, in order, and never changed again."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step.
+
+    Attributes:
+        number: its place in the order, from 1 on.
+        readable_from: programs that know the schema up to this number can still work with it.
+        statements: each may run again, also while another process runs it.
+    """
+
+    number: int
+    readable_from: int
+    statements: tuple[str, ...]
+
+
+BOOKKEEPING = """
+CREATE TABLE IF NOT EXISTS eventmill_migrations (
+    number UInt32,
+    readable_from UInt32,
+    applied_at DateTime DEFAULT now()
+) ENGINE = ReplacingMergeTree ORDER BY number
+"""
+
+RECORD = "INSERT INTO eventmill_migrations (number, readable_from) SELECT {number}, {readable_from}"
+
+_EVENTS = """
+CREATE TABLE IF NOT EXISTS events (
+    project LowCardinality(String),
+    event_name LowCardinality(String),
+    timestamp DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(timestamp_ms, 'UTC'),
+    event_id String CODEC(ZSTD(1)),
+    channel LowCardinality(String),
+    user_id String CODEC(ZSTD(1)),
+    campaign_id LowCardinality(String),
+    tags Array(LowCardinality(String)),
+    metadata String CODEC(ZSTD(3)),
+    received_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(received_at_ms, 'UTC'),
+    version UInt64,
+    timestamp_ms Int64 EPHEMERAL,
+    received_at_ms Int64 EPHEMERAL
+) ENGINE = ReplacingMergeTree(version)
+PARTITION BY toYYYYMM(timestamp)
+ORDER BY (project, event_name, timestamp, event_id)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1
+"""
+
+_ERASURES = """
+CREATE TABLE IF NOT EXISTS erasures (
+    project String,
+    user_id String,
+    until DateTime64(3, 'UTC'),
+    erased_at DateTime DEFAULT now()
+) ENGINE = ReplacingMergeTree(until)
+ORDER BY (project, user_id)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+"""
+
+MIGRATIONS = (Migration(1, 1, (_EVENTS, _ERASURES)),)
+NEWEST = MIGRATIONS[-1].number
+
+
+def ttl(days: int | None) -> str | None:
+    """How the table's TTL reads for a retention."""
+    return None if days is None else f"toDateTime(timestamp) + toIntervalDay({days:d})"
+
+
+def script(days: int | None) -> str:
+    """All statements as text, for people who apply them by hand with other rights."""
+    statements = [BOOKKEEPING]
+    for migration in MIGRATIONS:
+        statements += migration.statements
+        statements.append(RECORD.format(number=migration.number, readable_from=migration.readable_from))
+    if days is not None:
+        statements.append(f"ALTER TABLE events MODIFY TTL {ttl(days)}")
+    return ";\n\n".join(statement.strip() for statement in statements) + ";\n"

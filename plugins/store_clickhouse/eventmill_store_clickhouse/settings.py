@@ -1,0 +1,82 @@
+"""Settings of the ClickHouse store."""
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from eventmill import PluginSettings, Reach, SettingsConfigDict
+from eventmill_store_clickhouse import migrations
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the engine is. `path` is chDB's folder, all else belongs to a server."""
+
+    scheme: str
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    user: str = "default"
+    password: str = field(default="", repr=False)
+    database: str = "default"
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """Read a URL. Raises ValueError in words that hold no secret."""
+        parts = urlsplit(url)
+        if parts.scheme == "chdb":
+            if parts.netloc or len(parts.path) < 2:
+                raise ValueError("must be chdb:///PATH, with three slashes before an absolute or relative path")
+            return cls("chdb", path=unquote(parts.path))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be chdb:///PATH or http(s)://USER:PASSWORD@HOST:PORT/?database=NAME")
+        query = parse_qs(parts.query)
+        if set(query) - {"database"} or parts.path not in ("", "/"):
+            raise ValueError("may end in /?database=NAME and in nothing else")
+        return cls(
+            parts.scheme,
+            host=parts.hostname,
+            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            user=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            database=query.get("database", ["default"])[0],
+        )
+
+
+class ClickHouseStoreSettings(PluginSettings):
+    """Every field is the variable EVENTMILL_STORE_CLICKHOUSE_<NAME>, but for the retention, which is core's."""
+
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_CLICKHOUSE_", populate_by_name=True)
+
+    url: SecretStr = Field(
+        description="`chdb:///PATH` (embedded engine) or `http(s)://USER:PASSWORD@HOST:PORT/?database=NAME`"
+    )
+    timeout_seconds: float = Field(default=30, gt=0, description="how long a server may take for an insert")
+    retention_days: int | None = Field(
+        default=None,
+        gt=0,
+        validation_alias="EVENTMILL_RETENTION_DAYS",
+        description="events older than this are refused, and dropped by stores that can; default: kept for ever",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        Address.parse(url.get_secret_value())
+        return url
+
+    @property
+    def address(self) -> Address:
+        return Address.parse(self.url.get_secret_value())
+
+    def statements(self) -> str:
+        return migrations.script(self.retention_days)
+
+    @property
+    def place(self) -> str:
+        return self.address.path or f"{self.address.host}:{self.address.port}/{self.address.database}"
+
+    @property
+    def reach(self) -> Reach:
+        return "process" if self.address.scheme == "chdb" else "network"

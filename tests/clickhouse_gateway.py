@@ -1,0 +1,157 @@
+"""ClickHouse's HTTP interface over chDB, as a program of its own: the real engine behind a real socket.
+
+    python clickhouse_gateway.py FOLDER PORT PASSWORD
+
+It knows what clickhouse-connect sends: statements with parameters and settings, inserts, passwords, databases. It can
+be told to fail: POST /fault?kind=KIND&count=N makes the next N inserts fail in that way.
+"""
+
+import base64
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import chdb
+
+TRANSPORT = {"query", "database", "query_id", "session_id", "wait_end_of_query", "send_progress_in_http_headers"}
+TRANSPORT |= {"http_headers_progress_interval_ms", "client_protocol_version", "compress", "enable_http_compression"}
+
+
+class Engine:
+    """One folder, a handle for inserts and one for all else, each used by one thread at a time."""
+
+    def __init__(self, folder: str) -> None:
+        connect: Any = chdb.connect
+        self.handles = {kind: (connect(folder), threading.Lock()) for kind in ("insert", "other")}
+        self.faults: list[str] = []
+
+    def run(self, kind: str, database: str, sql: str, format: str, parameters: dict[str, str]) -> Any:
+        handle, lock = self.handles[kind]
+        with lock:
+            handle.query(f"USE `{database}`", "TabSeparated")
+            return handle.query(sql, format, params=parameters)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body leave together
+    engine: Engine
+    password: str
+
+    def do_GET(self) -> None:
+        self.reply(200, b"Ok.\n", {})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) if "Content-Length" in self.headers else b""
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            body = self.read_chunks()
+        query = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query, True).items()}
+        if urlsplit(self.path).path == "/fault":
+            self.engine.faults += [query["kind"]] * int(query["count"])
+            self.reply(200, b"", {})
+            return
+        expected = base64.b64encode(f"default:{self.password}".encode()).decode()
+        if self.headers.get("Authorization") != f"Basic {expected}":
+            self.fail("Code: 516. DB::Exception: default: Authentication failed. (AUTHENTICATION_FAILED)", 403)
+        else:
+            self.answer(query, body)
+
+    def answer(self, query: dict[str, str], body: bytes) -> None:
+        self.database = query.get("database", "default")
+        parameters = {name[6:]: value for name, value in query.items() if name.startswith("param_")}
+        settings = {n: v for n, v in query.items() if n not in TRANSPORT and not n.startswith("param_")}
+        try:
+            data = (query.get("query", "").encode() + b"\n" + body).strip()
+            if head := re.match(rb"(INSERT INTO [^\n]*) FORMAT (\w+)\s*\n", data):
+                self.insert(head[1].decode(), head[2].decode(), data[head.end() :], settings)
+            else:
+                self.statement(data.decode(), settings, parameters)
+        except RuntimeError as error:
+            self.fail(str(error)[str(error).find("Code: ") :])
+
+    def statement(self, sql: str, settings: dict[str, str], parameters: dict[str, str]) -> None:
+        found = re.search(r"\bFORMAT\s+(\w+)\s*$", sql)
+        form = found[1] if found else "TabSeparated"
+        if re.match(r"\s*(SELECT|WITH)", sql):
+            sql += clause(settings)
+        result = self.engine.run("other", self.database, sql, form, parameters)
+        summary = {"read_rows": str(result.rows_read()), "written_rows": "0"}
+        headers = {"X-ClickHouse-Summary": json.dumps(summary), "X-ClickHouse-Timezone": "UTC"}
+        data = result.bytes() or b""
+        self.reply(200, data, headers | ({"X-ClickHouse-Format": form} if data else {}))
+
+    def insert(self, sql: str, form: str, body: bytes, settings: dict[str, str]) -> None:
+        fault = self.engine.faults.pop(0) if self.engine.faults else ""
+        if fault == "500":
+            self.fail("Code: 210. DB::Exception: out of luck. (NETWORK_ERROR)")
+            return
+        if fault == "misconfigured":
+            self.fail("Code: 16. DB::Exception: No such column tags. (NO_SUCH_COLUMN_IN_TABLE)", 404)
+            return
+        if fault == "cut before":
+            self.close_connection = True
+            self.connection.close()
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(body)
+            file.flush()
+            statement = f"{sql} FROM INFILE '{file.name}'{clause(settings)} FORMAT {form}"
+            written = self.engine.run("insert", self.database, statement, "TabSeparated", {}).rows_read()
+        if fault == "slow":
+            time.sleep(3)
+        if fault == "cut after":
+            self.close_connection = True
+            self.connection.close()
+            return
+        headers = {"X-ClickHouse-Summary": json.dumps({"written_rows": str(written // (2 if fault == "half" else 1))})}
+        if fault == "exception in 200":
+            headers["X-ClickHouse-Exception-Code"] = "209"
+        self.reply(200, b"", headers)
+
+    def read_chunks(self) -> bytes:
+        chunks = []
+        while size := int(self.rfile.readline().strip(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def fail(self, message: str, status: int = 500) -> None:
+        code = re.search(r"Code: (\d+)", message)
+        self.reply(status, message.encode(), {"X-ClickHouse-Exception-Code": code[1] if code else "1002"})
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        return
+
+
+def clause(settings: dict[str, str]) -> str:
+    quoted = [f"{name} = '{value}'" for name, value in settings.items()]
+    return f" SETTINGS {', '.join(quoted)}" if quoted else ""
+
+
+def main() -> None:
+    folder, port, password = sys.argv[1:]
+    Handler.engine, Handler.password = Engine(folder), password
+    ThreadingHTTPServer.request_queue_size = 128
+    server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    sys.stdout.write(f"listening at {server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""What only a real engine shows: crashes, outages, bad rows, wrong settings."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+import eventmill_store_clickhouse
+import services
+from eventmill import (
+    ConfigurationError,
+    EventBatch,
+    EventFilter,
+    MetricsQuery,
+    QueryTooLarge,
+    RejectedEvents,
+    Store,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
+from eventmill.testing import make_event, make_events
+from eventmill.testing.events import NOON_MS
+from eventmill.testing.store_contract import everything, question, scan_all
+from eventmill_store_clickhouse import failures
+from eventmill_store_clickhouse.settings import Address, ClickHouseStoreSettings
+from mill import environment
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def opened(url: str, retention_days: int | None = None) -> AsyncIterator[Store]:
+    settings = ClickHouseStoreSettings(url=SecretStr(url), retention_days=retention_days, timeout_seconds=2)
+    async with eventmill_store_clickhouse.backend.open(settings) as store:
+        yield store
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[services.ClickHouse]:
+    with services.running_clickhouse(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture(params=["chdb", "http"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An engine of each kind, empty."""
+    if request.param == "chdb":
+        return f"chdb://{tmp_path}/chdb"
+    server = request.getfixturevalue("server")
+    assert isinstance(server, services.ClickHouse)
+    return server.url
+
+
+async def count(store: Store) -> int:
+    return len(await scan_all(store, everything()))
+
+
+# bad rows
+
+
+@pytest.mark.parametrize("bad", [0, 499, 999])
+async def test_one_bad_row_among_a_thousand_is_named_and_nothing_is_stored(url: str, bad: int) -> None:
+    batch = EventBatch.of(make_events(1000))
+    lines = list(batch.lines)
+    lines[bad] = lines[bad].replace(b'"version":', b'"version":"x",')
+    async with opened(url) as store:
+        await store.migrate()
+        with pytest.raises(RejectedEvents) as rejection:
+            await store.insert(replace(batch, lines=lines))
+        assert rejection.value.indexes == [bad]
+        assert await count(store) == 0
+        await store.insert(batch.take(i for i in range(1000) if i != bad))
+        assert await count(store) == 999
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind"),
+    [
+        (16, "no column", StoreMisconfigured),
+        (60, "no table", StoreMisconfigured),
+        (81, "no database", StoreMisconfigured),
+        (497, "no rights", StoreMisconfigured),
+        (516, "wrong password", StoreMisconfigured),
+        (27, "cannot parse (at row 3)", RejectedEvents),
+        (117, "incorrect data", RejectedEvents),
+        (159, "timeout", StoreUnavailable),
+        (202, "too many queries", StoreUnavailable),
+        (241, "memory", StoreUnavailable),
+        (252, "too many parts", StoreUnavailable),
+        (999, "keeper", StoreUnavailable),
+        (1234567, "never heard of", StoreUnavailable),
+        (None, "network", StoreUnavailable),
+    ],
+)
+async def test_errors_of_an_insert_have_their_class(code: int | None, words: str, kind: type[Exception]) -> None:
+    from clickhouse_connect.driver.exceptions import DatabaseError
+
+    error = failures.explain_insert(DatabaseError(f"Code: {code}. DB::Exception: {words}", code=code))
+    assert type(error) is kind
+    if isinstance(error, RejectedEvents):
+        assert error.indexes == ([2] if "row 3" in words else None)
+
+
+# crashes and outages
+
+_WRITER = """
+import asyncio, sys
+import eventmill_store_clickhouse
+from eventmill import EventBatch
+from eventmill.testing import make_events
+from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
+
+async def main():
+    async with eventmill_store_clickhouse.backend.open(ClickHouseStoreSettings(url=sys.argv[1])) as store:
+        await store.migrate()
+        for seed in range(1000):
+            await store.insert(EventBatch.of(make_events(100, seed=seed)))
+            print(seed, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def start_writer(address: str) -> subprocess.Popen[str]:
+    """A process that inserts batches of 100 and prints the number of each once it is acknowledged."""
+    return subprocess.Popen([sys.executable, "-c", _WRITER, address], stdout=subprocess.PIPE, text=True)
+
+
+async def test_a_writer_that_is_killed_loses_no_acknowledged_row(tmp_path: Path) -> None:
+    address = f"chdb://{tmp_path}/chdb"
+    stored = 0
+    for _ in range(2):
+        writer = start_writer(address)
+        assert writer.stdout is not None
+        for _ in range(12):
+            acknowledged = int(writer.stdout.readline()) + 1
+        writer.kill()
+        writer.wait()
+        rest = writer.stdout.read().split()
+        writer.stdout.close()
+        stored = max(stored, int(rest[-1]) + 1 if rest else acknowledged)
+    async with opened(address) as store:
+        assert stored * 100 <= await count(store) <= (stored + 1) * 100
+
+
+async def test_a_server_that_goes_and_comes_back_needs_no_new_client(server: services.ClickHouse) -> None:
+    batch = EventBatch.of(make_events(100))
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(batch)
+        server.kill()
+        for failing in (store.insert(batch), store.check(), store.metrics(question())):
+            with pytest.raises(StoreUnavailable):
+                await failing
+        server.start()
+        assert await store.check() == []
+        await store.insert(batch)
+        assert await count(store) == 100
+
+
+async def test_a_store_can_be_opened_before_its_server_is_there(tmp_path: Path) -> None:
+    with services.running_clickhouse(tmp_path / "server") as server:
+        server.kill()
+        async with opened(server.url) as store:
+            with pytest.raises(StoreUnavailable):
+                await store.check()
+            server.start()
+            await store.migrate()
+            assert await store.check() == []
+
+
+@pytest.mark.parametrize("kind", ["500", "exception in 200", "cut before", "cut after", "half", "slow"])
+async def test_an_insert_of_unknown_outcome_can_be_repeated(server: services.ClickHouse, kind: str) -> None:
+    batch = EventBatch.of(make_events(1000))
+    async with opened(server.url) as store:
+        await store.migrate()
+        server.fail(kind, count=3)  # the driver itself may try again after a cut connection
+        with pytest.raises(StoreUnavailable):
+            await store.insert(batch)
+        until = time.monotonic() + 20
+        while True:
+            try:
+                await store.insert(batch)
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < until
+        assert await count(store) == 1000
+
+
+async def test_a_schema_at_fault_is_told_from_bad_events(server: services.ClickHouse) -> None:
+    async with opened(server.url) as store:
+        await store.migrate()
+        server.fail("misconfigured")
+        with pytest.raises(StoreMisconfigured):
+            await store.insert(EventBatch.of(make_events(1)))
+
+
+# wrong settings, in words
+
+
+async def test_a_missing_schema_is_told_with_its_cure(url: str) -> None:
+    async with opened(url) as store:
+        with pytest.raises(StoreMisconfigured, match="run `eventmill migrate`"):
+            await store.check()
+        with pytest.raises(StoreMisconfigured):
+            await store.insert(EventBatch.of(make_events(1)))
+
+
+async def test_a_wrong_password_is_told(server: services.ClickHouse) -> None:
+    async with opened(f"http://default:wrong@127.0.0.1:{server.port}/") as store:
+        with pytest.raises(StoreMisconfigured, match="Authentication failed"):
+            await store.check()
+
+
+async def test_a_missing_database_is_told(server: services.ClickHouse) -> None:
+    async with opened(f"{server.url}?database=nowhere") as store:
+        with pytest.raises(StoreMisconfigured, match="nowhere"):
+            await store.check()
+
+
+async def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
+    address = f"chdb://{tmp_path}/chdb"
+    writer = start_writer(address)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    try:
+        with pytest.raises(ConfigurationError, match="another process uses"):
+            async with opened(address):
+                pass
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "chdb://relative", "chdb:///", "ftp://x", "http://", "http://h/?user=x", "http://h/path", "clickhouse://h"],
+)
+async def test_an_address_that_is_none_is_told_without_secrets(address: str) -> None:
+    with pytest.raises(ValidationError, match="chdb:///PATH|database=NAME"):
+        ClickHouseStoreSettings(url=SecretStr(address))
+
+
+async def test_addresses_are_read_in_all_their_parts() -> None:
+    assert Address.parse("chdb:///a%20b/c") == Address("chdb", path="/a b/c")
+    full = Address.parse("https://me:p%40ss@host:1234/?database=events")
+    assert full == Address("https", host="host", port=1234, user="me", password="p@ss", database="events")  # noqa: S106
+    assert Address.parse("http://host").port == 8123
+    assert "p@ss" not in repr(full)
+
+
+# schema
+
+
+async def test_migrating_at_once_from_two_processes_is_safe(server: services.ClickHouse) -> None:
+    async with opened(server.url) as one, opened(server.url) as two:
+        await asyncio.gather(*(store.migrate() for store in (one, two) * 3))
+        assert await one.check() == await two.check() == []
+
+
+async def test_the_retention_follows_its_setting(url: str) -> None:
+    event = EventBatch.of([make_event()])
+    for days in (30, 30, 60, None):
+        async with opened(url, days) as store:
+            await store.migrate()
+            await store.insert(event)
+            assert await store.check() == []
+
+
+def test_the_printed_schema_can_be_run_by_hand(server: services.ClickHouse) -> None:
+    import httpx
+
+    settings = ClickHouseStoreSettings(url=SecretStr(server.url), retention_days=90)
+    for statement in settings.statements().split(";\n"):
+        if statement.strip():
+            httpx.post(server.url, content=statement).raise_for_status()
+
+    async def check() -> list[str]:
+        async with opened(server.url) as store:
+            return await store.check()
+
+    assert asyncio.run(check()) == []
+
+
+# questions
+
+
+async def test_a_question_reads_what_it_matches(url: str) -> None:
+    days = [make_event(event_id=f"{n}", timestamp_ms=NOON_MS - n * 8_640_000) for n in range(20_000)]
+    async with opened(url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(days))
+        started = time.perf_counter()
+        day = MetricsQuery("default", "page_view", NOON_MS - 86_400_000, NOON_MS)
+        assert (await store.metrics(day)).total_count == 10
+        assert time.perf_counter() - started < 5
+
+
+async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eventmill_store_clickhouse import questions
+
+    monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
+    async with opened(url) as store:
+        monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 1_000_000)
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(20_000)))
+        monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
+        with pytest.raises(QueryTooLarge, match="shorter time"):
+            await store.metrics(question())
+
+
+_LEAVER = """
+import asyncio, sys
+from pathlib import Path
+from eventmill_store_clickhouse.embedded import EmbeddedConnection
+
+LONG = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+
+async def main():
+    connection = EmbeddedConnection(Path(sys.argv[1]))
+    question = asyncio.create_task(connection.ask(LONG, {}, {}))
+    await asyncio.sleep(0.5)
+    print("leaving", flush=True)
+    await connection.close()
+    print(type(question.exception()).__name__, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_leaving_during_a_long_question_ends_cleanly(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVER, str(tmp_path / "chdb")],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "leaving"
+    assert time.monotonic() - started < 20
+
+
+async def test_reads_stay_right_while_parts_merge(url: str) -> None:
+    events = make_events(3000)
+    query = question(start_ms=NOON_MS - 1, end_ms=NOON_MS + 10 * 86_400_000)
+    expected = sum(event.event_name == "page_view" for event in events)
+    async with opened(url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(events))
+
+        async def repeat() -> None:
+            for start in range(0, 3000, 100):
+                await store.insert(EventBatch.of(events[start : start + 100]))
+
+        repeating = asyncio.create_task(repeat())
+        while not repeating.done():
+            assert (await store.metrics(query)).total_count == expected
+        await repeating
+
+
+async def test_a_scan_pages_through_sparse_and_dense_times(url: str) -> None:
+    dense = [make_event(event_id=f"{n}", timestamp_ms=NOON_MS + n // 50) for n in range(2000)]
+    sparse = [make_event(event_id="old", timestamp_ms=NOON_MS - n * 40 * 86_400_000) for n in range(1, 30)]
+    async with opened(url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(dense + sparse))
+        found = await scan_all(store, EventFilter("default", NOON_MS - 2 * 10**11, NOON_MS + 10**9), 100)
+        assert [event.identity for event in found[-29:]] == [event.identity for event in sparse]
+        assert len(found) == 2029

@@ -1,0 +1,77 @@
+"""Services that tests need: from the environment, or started here as real programs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+
+PASSWORD = "pass word/é@"  # noqa: S105 (of a server that lives for a test)
+GATEWAY = Path(__file__).parent / "clickhouse_gateway.py"
+
+
+@dataclass
+class ClickHouse:
+    """A gateway to chDB that can be killed and started again at the same address."""
+
+    folder: Path
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://default:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        command = [sys.executable, str(GATEWAY), str(self.folder), str(self.port), PASSWORD]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline().split()[-1])
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self.process = None
+
+    def fail(self, kind: str, count: int = 1) -> None:
+        """Let the next inserts fail in this way."""
+        httpx.post(f"http://127.0.0.1:{self.port}/fault", params={"kind": kind, "count": count}).raise_for_status()
+
+
+@contextmanager
+def running_clickhouse(folder: Path) -> Iterator[ClickHouse]:
+    """A ClickHouse server of one's own."""
+    server = ClickHouse(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def clickhouse_url(folder: Path) -> Iterator[str]:
+    """A server for the contract: the one named in TEST_CLICKHOUSE_URL, else a gateway to chDB."""
+    if url := os.environ.get("TEST_CLICKHOUSE_URL"):
+        yield url
+    else:
+        with running_clickhouse(folder) as server:
+            yield server.url
+
+
+@contextmanager
+def clickhouse_database(url: str) -> Iterator[str]:
+    """The URL of a fresh database on that server."""
+    name = f"test_{uuid4().hex}"
+    httpx.post(url, content=f"CREATE DATABASE {name}").raise_for_status()
+    yield f"{url}?database={name}"
+    httpx.post(url, content=f"DROP DATABASE {name}").raise_for_status()
