@@ -1,6 +1,7 @@
 """Services that tests need: from the environment, or started here as real programs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from uuid import uuid4
 import httpx
 
 PASSWORD = "pass word/é@"  # noqa: S105 (of a server that lives for a test)
+CLICKHOUSE_TAG = "26.3"
 GATEWAY = Path(__file__).parent / "clickhouse_gateway.py"
 
 
@@ -60,12 +62,34 @@ def running_clickhouse(folder: Path) -> Iterator[ClickHouse]:
 
 @contextmanager
 def clickhouse_url(folder: Path) -> Iterator[str]:
-    """A server for the contract: the one named in TEST_CLICKHOUSE_URL, else a gateway to chDB."""
+    """A server for the contract: the one named in TEST_CLICKHOUSE_URL, else a container, else a gateway to chDB."""
     if url := os.environ.get("TEST_CLICKHOUSE_URL"):
         yield url
+    elif docker_answers():
+        from testcontainers.core.container import DockerContainer
+        from testcontainers.core.wait_strategies import HttpWaitStrategy
+
+        image = f"clickhouse/clickhouse-server:{CLICKHOUSE_TAG}"
+        ready = HttpWaitStrategy(8123, "/ping").for_status_code(200)
+        with (
+            DockerContainer(image)
+            .with_env("CLICKHOUSE_PASSWORD", PASSWORD)
+            .with_exposed_ports(8123)
+            .waiting_for(ready) as container
+        ):
+            address = f"{container.get_container_host_ip()}:{container.get_exposed_port(8123)}"
+            yield f"http://default:{quote(PASSWORD, safe='')}@{address}/"
     else:
         with running_clickhouse(folder) as server:
             yield server.url
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine runs here."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return False
+    return subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
 
 
 @contextmanager

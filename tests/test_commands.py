@@ -5,9 +5,11 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -53,6 +55,12 @@ def ask(
         parameters |= {"from": span[0], "to": span[1]}
     answer = httpx.get(f"{url}/metrics", params=parameters, timeout=30)
     return dict(answer.raise_for_status().json())
+
+
+def pending(folder: Path) -> int:
+    """How many messages the spool queue holds."""
+    with closing(sqlite3.connect(folder / "spool.db")) as database:
+        return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])
 
 
 def wrong_answers(url: str) -> list[str]:
@@ -113,6 +121,12 @@ def test_serve_takes_events_while_the_store_is_away_and_answers_when_it_is_back(
             server.start()
             wait_until(lambda: httpx.get(f"{url}/health/ready").json()["status"] == "ok")
             wait_until(lambda: wrong_answers(url) == [], 60)
+            server.kill()
+            server.start()
+            assert wrong_answers(url) == []
+            assert eventmill("send", str(real_events.FILE), "--url", url, cwd=tmp_path).returncode == 0
+            wait_until(lambda: pending(tmp_path) == 0, 60)
+            assert wrong_answers(url) == []
             assert consumer.stop() == 0, consumer.output
             assert api.stop() == 0, api.output
 

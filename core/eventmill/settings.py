@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(
         default=None,
         ge=1,
-        le=36_500,
+        le=7_300,  # 20 years: beyond 2106 a TTL would wrap around and drop everything
         description="events older than this are refused, and dropped by stores that can; default: kept for ever",
     )
     memory_bytes: int = Field(
@@ -111,6 +111,16 @@ def load(kind: type[S], **overrides: Any) -> S:
         raise ConfigurationError("; ".join(_words(kind, problem) for problem in error.errors())) from None
 
 
+def is_set(kind: type[BaseSettings], name: str) -> bool:
+    """Whether the environment or `.env` gives this field a value."""
+    variable = f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+    return any(key.upper() == variable and value for key, value in _present().items())
+
+
+def _present() -> dict[str, str | None]:
+    return {**(dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}), **os.environ}
+
+
 def variables(kind: type[BaseSettings]) -> list[str]:
     """The environment variables that these settings read."""
     return [f"{kind.model_config.get('env_prefix', '')}{name}".upper() for name in kind.model_fields]
@@ -119,9 +129,8 @@ def variables(kind: type[BaseSettings]) -> list[str]:
 def find_unknown(known: Iterable[str]) -> list[str]:
     """Warnings for variables that start with EVENTMILL_ and that nobody reads, with the name likely meant."""
     names = set(known)
-    present = {*os.environ, *(dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else ())}
     warnings = []
-    for name in sorted(name.upper() for name in present):
+    for name in sorted({name.upper() for name in _present()}):
         if not name.startswith("EVENTMILL_") or name in names or _KUBERNETES.search(name):
             continue
         close = difflib.get_close_matches(name, names, 1)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from pydantic import SecretStr, ValidationError
 
 import eventmill_store_clickhouse
@@ -29,6 +30,8 @@ from eventmill.testing import make_event, make_events
 from eventmill.testing.events import NOON_MS
 from eventmill.testing.store_contract import everything, question, scan_all
 from eventmill_store_clickhouse import failures
+from eventmill_store_clickhouse.clickhouse_store import ClickHouseStore
+from eventmill_store_clickhouse.embedded import EmbeddedConnection
 from eventmill_store_clickhouse.settings import Address, ClickHouseStoreSettings
 from mill import environment
 
@@ -89,6 +92,8 @@ async def test_one_bad_row_among_a_thousand_is_named_and_nothing_is_stored(url: 
         (497, "no rights", StoreMisconfigured),
         (516, "wrong password", StoreMisconfigured),
         (27, "cannot parse (at row 3)", RejectedEvents),
+        (27, "before: 'ada (at row 1)': (at row 3)", RejectedEvents),
+        (27, "cannot parse (at row 99)", RejectedEvents),
         (117, "incorrect data", RejectedEvents),
         (159, "timeout", StoreUnavailable),
         (202, "too many queries", StoreUnavailable),
@@ -102,10 +107,19 @@ async def test_one_bad_row_among_a_thousand_is_named_and_nothing_is_stored(url: 
 async def test_errors_of_an_insert_have_their_class(code: int | None, words: str, kind: type[Exception]) -> None:
     from clickhouse_connect.driver.exceptions import DatabaseError
 
-    error = failures.explain_insert(DatabaseError(f"Code: {code}. DB::Exception: {words}", code=code))
+    error = failures.explain_insert(DatabaseError(f"Code: {code}. DB::Exception: {words}", code=code), 5)
     assert type(error) is kind
     if isinstance(error, RejectedEvents):
-        assert error.indexes == ([2] if "row 3" in words else None)
+        assert error.indexes == ([2] if words.endswith("row 3)") else None)
+
+
+async def test_a_question_that_fails_midway_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    for _ in range(3):
+        with pytest.raises(ClickHouseError):
+            await connection.ask("SELECT throwIf(number = 200000) FROM numbers(300000)", {}, {})
+        assert await connection.ask("SELECT 42", {}, {}) == [(42,)]
+    await connection.close()
 
 
 # crashes and outages
@@ -194,6 +208,28 @@ async def test_an_insert_of_unknown_outcome_can_be_repeated(server: services.Cli
         assert await count(store) == 1000
 
 
+async def test_a_server_that_hangs_costs_every_caller_the_same_short_time() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.read()
+
+    hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = hanging.sockets[0].getsockname()[1]
+    started = time.monotonic()
+    async with opened(f"http://127.0.0.1:{port}/") as store:
+        batch = EventBatch.of(make_events(1))
+        calls = (store.check(), store.metrics(question()), store.insert(batch), store.check())
+        verdicts = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(verdict) for verdict in verdicts] == [StoreUnavailable] * 4
+    assert time.monotonic() - started < 7
+    for writer in connections:
+        writer.close()
+    hanging.close()
+    await hanging.wait_closed()
+
+
 async def test_a_schema_at_fault_is_told_from_bad_events(server: services.ClickHouse) -> None:
     async with opened(server.url) as store:
         await store.migrate()
@@ -242,11 +278,23 @@ async def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "chdb://relative", "chdb:///", "ftp://x", "http://", "http://h/?user=x", "http://h/path", "clickhouse://h"],
+    [
+        "",
+        "chdb://relative",
+        "chdb:///",
+        "chdb:///a?database=x",
+        "ftp://x",
+        "http://",
+        "http://h/?user=x",
+        "http://h/path",
+        "http://u:secret#1@h:8123/",
+        "clickhouse://h",
+    ],
 )
 async def test_an_address_that_is_none_is_told_without_secrets(address: str) -> None:
-    with pytest.raises(ValidationError, match="chdb:///PATH|database=NAME"):
+    with pytest.raises(ValidationError, match="chdb:///PATH|database=NAME|%XX") as refusal:
         ClickHouseStoreSettings(url=SecretStr(address))
+    assert "secret" not in str(refusal.value)
 
 
 async def test_addresses_are_read_in_all_their_parts() -> None:
@@ -264,6 +312,47 @@ async def test_migrating_at_once_from_two_processes_is_safe(server: services.Cli
     async with opened(server.url) as one, opened(server.url) as two:
         await asyncio.gather(*(store.migrate() for store in (one, two) * 3))
         assert await one.check() == await two.check() == []
+
+
+async def test_the_longest_retention_drops_nothing(url: str) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    async with opened(url, 7300) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of([make_event(timestamp_ms=now_ms - 86_400_000)]))
+        assert await count(store) == 1
+
+
+async def test_erasures_of_many_users_do_not_stop_inserts(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    many = "SELECT 'other', toString(number), now64(3) FROM numbers(150000)"
+    await connection.execute(f"INSERT INTO erasures (project, user_id, until) {many}", {})
+    await store.insert(EventBatch.of(make_events(10)))
+    assert await store.erase("default", "user_1", NOON_MS + 10**9) >= 0
+    await store.insert(EventBatch.of([make_event(user_id="user_1"), make_event(user_id="new")]))
+    assert "user_1" not in {event.user_id for event in await scan_all(store, everything())}
+    await connection.close()
+
+
+async def test_a_scan_from_1970_on_ends(url: str) -> None:
+    async with opened(url) as store:
+        await store.migrate()
+        assert await scan_all(store, EventFilter("default", 0, NOON_MS)) == []
+        await store.insert(EventBatch.of([make_event(), make_event(user_id="gone", event_id="gone")]))
+        await store.erase("default", "gone", NOON_MS)
+        assert len(await scan_all(store, EventFilter("default", 0, NOON_MS + 1))) == 1
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    await connection.execute("INSERT INTO eventmill_migrations (number, readable_from) SELECT 99, 99", {})
+    for refusing in (store.check(), store.migrate()):
+        with pytest.raises(StoreMisconfigured, match="too new"):
+            await refusing
+    await connection.close()
 
 
 async def test_the_retention_follows_its_setting(url: str) -> None:
@@ -315,6 +404,20 @@ async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: 
         monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
         with pytest.raises(QueryTooLarge, match="shorter time"):
             await store.metrics(question())
+
+
+async def test_inserts_do_not_wait_for_a_long_question(tmp_path: Path) -> None:
+    long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    question = asyncio.create_task(connection.ask(long, {}, {"max_execution_time": 20, "max_threads": 1}))
+    await store.insert(EventBatch.of(make_events(1000)))
+    assert await store.check() == []
+    assert not question.done()
+    await connection.close()
+    with pytest.raises(ClickHouseError):
+        await question
 
 
 _LEAVER = """

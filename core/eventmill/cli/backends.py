@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 from pydantic_settings import BaseSettings
 
 from eventmill.errors import ConfigurationError
-from eventmill.hookspecs import HttpApp
+from eventmill.hookspecs import HttpApp, QueueBackend, StoreBackend
 from eventmill.interfaces import Queue, Store
 from eventmill.plugins import Backend, Plugins, load_plugins, open_backend
-from eventmill.settings import PluginSettings, Settings, find_unknown, load, variables
+from eventmill.settings import PluginSettings, Settings, find_unknown, is_set, load, variables
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What to take where the settings name no backend, and the settings it needs."""
+    """What to take where the settings name no backend, and its settings where those are not set either."""
 
     name: str
     settings: dict[str, object] = field(default_factory=dict)
@@ -71,14 +71,13 @@ def choose(settings: Settings, *, queue: Default | None = None, store: Default |
     """
     plugins = load_plugins()
     _warn(plugins)
-    first = Default(settings.queue) if settings.queue else queue or _missing("queue", plugins)
-    queue_backend = plugins.queue(first.name)
-    chosen_queue: Chosen[Queue] = Chosen("queue", queue_backend, load(queue_backend.settings, **first.settings))
+    queue_backend = plugins.queue(settings.queue or (queue.name if queue else _missing("queue", plugins)))
+    chosen_queue: Chosen[Queue] = Chosen("queue", queue_backend, _settings(queue_backend, queue))
     chosen_store: Chosen[Store] | None = None
-    second = Default(settings.store) if settings.store else store or _missing("store", plugins)
-    if second.name != NO_STORE:
-        store_backend = plugins.store(second.name)
-        chosen_store = Chosen("store", store_backend, load(store_backend.settings, **second.settings))
+    store_name = settings.store or (store.name if store else _missing("store", plugins))
+    if store_name != NO_STORE:
+        store_backend = plugins.store(store_name)
+        chosen_store = Chosen("store", store_backend, _settings(store_backend, store))
     linger_ms = queue_backend.linger_ms if settings.linger_ms is None else settings.linger_ms
     return Choice(chosen_queue, chosen_store, linger_ms, [item.record for item in plugins.http_apps])
 
@@ -92,7 +91,14 @@ def _warn(plugins: Plugins) -> None:
         log.warning("%s", warning)
 
 
-def _missing(kind: str, plugins: Plugins) -> Default:
+def _settings(backend: QueueBackend | StoreBackend, default: Default | None) -> PluginSettings:
+    """The backend's settings; those of the default count where it was chosen and they are not set."""
+    given = default.settings if default is not None and default.name == backend.name else {}
+    kind = backend.settings
+    return load(kind, **{name: value for name, value in given.items() if not is_set(kind, name)})
+
+
+def _missing(kind: str, plugins: Plugins) -> str:
     loaded = plugins.queues if kind == "queue" else plugins.stores
     names = ", ".join(sorted(item.record.name for item in loaded))
     raise ConfigurationError(f"EVENTMILL_{kind.upper()} is required: one of {names}")

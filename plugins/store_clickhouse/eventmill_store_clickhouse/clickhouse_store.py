@@ -34,6 +34,7 @@ INSERT = {
     "input_format_skip_unknown_fields": 0,
 }
 _FIRST_WINDOW_MS = 86_400_000
+_CLOCK_SKEW_S = 300  # between the servers of one cluster
 _ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
 
 
@@ -43,10 +44,13 @@ class ClickHouseStore(Store):
     def __init__(self, connection: Connection, retention_days: int | None) -> None:
         self._connection = connection
         self._retention_days = retention_days
+        self._erased: dict[tuple[str, str], int] = {}  # until when, by project and user
+        self._erased_until_s = 0  # the server's time up to which all tombstones are known
 
     async def migrate(self) -> None:
         await self._execute(migrations.BOOKKEEPING)
         applied = await self._applied()
+        _refuse_newer(applied)
         for migration in migrations.MIGRATIONS:
             if migration.number not in applied:
                 for statement in migration.statements:
@@ -63,7 +67,7 @@ class ClickHouseStore(Store):
         try:
             written = await self._connection.insert("events", LINE_COLUMNS, b"\n".join(batch.lines), INSERT)
         except ClickHouseError as error:
-            raise failures.explain_insert(error) from error
+            raise failures.explain_insert(error, len(batch)) from error
         if written < len(batch):
             raise StoreUnavailable(f"only {written} of {len(batch)} rows were confirmed")
 
@@ -78,15 +82,17 @@ class ClickHouseStore(Store):
                 rest = replace(rest, end_ms=window.start_ms)
             else:
                 newest_ms = (await self._ask(*questions.newest(rest)))[0][0]
+                if newest_ms < rest.start_ms or newest_ms + 1 >= rest.end_ms:
+                    break  # there is nothing more; no row at all reads as the year 1970
                 rest = replace(rest, end_ms=newest_ms + 1)
             window_ms = (window.end_ms - window.start_ms) * 4
         return events
 
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         user = {"project": project, "user_id": user_id, "until_ms": until_ms}
-        found = await self._ask(questions.OF_USER, user)
         # First the tombstone: from here on nothing of the user is answered or stored, whatever happens next.
         await self._execute(questions.ERASE, user)
+        found = await self._look(questions.OF_USER, user)
         await self._execute(questions.DELETE, user)
         return int(found[0][0])
 
@@ -98,8 +104,7 @@ class ClickHouseStore(Store):
             raise StoreMisconfigured(
                 f"the schema is {max(applied)}, needed is {migrations.NEWEST}: run `eventmill migrate`"
             )
-        if max(applied.values()) > migrations.NEWEST:
-            raise StoreMisconfigured("the schema is too new for this program: upgrade it")
+        _refuse_newer(applied)
         return []
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
@@ -128,21 +133,24 @@ class ClickHouseStore(Store):
         return [_event(window.project, row) for row in rows]
 
     async def _without_erased(self, batch: EventBatch) -> EventBatch:
-        rows = await self._ask(questions.ERASURES, {})
-        if not rows:
+        """The batch without what is erased; only tombstones that are new since the last batch are read."""
+        since = {"since_s": max(0, self._erased_until_s - _CLOCK_SKEW_S)}
+        for project, user_id, until_ms, erased_at_s in await self._look(questions.ERASURES, since):
+            self._erased[project, user_id] = max(until_ms, self._erased.get((project, user_id), until_ms))
+            self._erased_until_s = max(self._erased_until_s, erased_at_s)
+        if not self._erased:
             return batch
-        until = {(project, user_id): until_ms for project, user_id, until_ms in rows}
         return batch.take(
             index
             for index, event in enumerate(batch.events)
-            if event.timestamp_ms > until.get((event.project, event.user_id), -1)
+            if event.timestamp_ms > self._erased.get((event.project, event.user_id), -1)
         )
 
     async def _applied(self) -> dict[int, int]:
         """The migrations that were applied, each with the number from which programs can still read."""
         sql = "SELECT number, max(readable_from) FROM eventmill_migrations GROUP BY number"
         try:
-            rows = await self._connection.ask(sql, {}, questions.LIMITS)
+            rows = await self._connection.look(sql, {})
         except ClickHouseError as error:
             if failures.code_of(error) == failures.UNKNOWN_TABLE:
                 return {}
@@ -150,9 +158,9 @@ class ClickHouseStore(Store):
         return {int(number): int(readable_from) for number, readable_from in rows}
 
     async def _retain(self) -> None:
-        """Make the table's retention the one that is set; changing it is cheap, but is done only when it differs."""
+        """Make the table's retention the one that is set, where it differs."""
         sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
-        engine = str((await self._ask(sql, {}))[0][0])
+        engine = str((await self._look(sql, {}))[0][0])
         wanted = migrations.ttl(self._retention_days)
         if wanted is None and " TTL " in engine:
             await self._execute("ALTER TABLE events REMOVE TTL")
@@ -165,11 +173,22 @@ class ClickHouseStore(Store):
         except ClickHouseError as error:
             raise failures.explain(error) from error
 
+    async def _look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        try:
+            return await self._connection.look(sql, parameters)
+        except ClickHouseError as error:
+            raise failures.explain(error) from error
+
     async def _ask(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
         try:
             return await self._connection.ask(sql, parameters, questions.LIMITS)
         except ClickHouseError as error:
             raise failures.explain_question(error) from error
+
+
+def _refuse_newer(applied: Mapping[int, int]) -> None:
+    if max(applied.values(), default=0) > migrations.NEWEST:
+        raise StoreMisconfigured("the schema is too new for this program: upgrade it")
 
 
 def _event(project: str, row: Any) -> Event:

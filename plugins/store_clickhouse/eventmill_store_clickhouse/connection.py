@@ -19,6 +19,10 @@ class Connection(ABC):
         """Ask a question; the engine binds its parameters, they are never written into the text."""
 
     @abstractmethod
+    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        """Look something small up, on behalf of an insert or a check: it does not wait for questions."""
+
+    @abstractmethod
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         """Insert JSON lines in one statement; return how many rows the engine wrote."""
 

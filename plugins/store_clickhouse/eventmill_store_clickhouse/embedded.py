@@ -37,10 +37,10 @@ class EmbeddedConnection(Connection):
         await self._writer.run(lambda client: client.command(sql, parameters=dict(parameters)))
 
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        def ask(client: Client) -> Rows:
-            return client.query(sql, parameters=dict(parameters), settings=dict(settings)).result_rows
+        return await self._reader.run(lambda client: _ask(client, sql, parameters, settings))
 
-        return await self._reader.run(ask)
+    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        return await self._writer.run(lambda client: _ask(client, sql, parameters, {}))
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         def insert(client: Client) -> int:
@@ -72,13 +72,30 @@ class _Worker:
     """One client and its thread."""
 
     def __init__(self, path: Path) -> None:
+        self._path = str(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventmill-chdb")
-        self._client = clickhouse_connect.get_client(interface="chdb", path=str(path))
+        self._client = self._open()
 
     async def run(self, work: Callable[[Client], T]) -> T:
         # Shielded: a caller that goes away cannot take the engine's thread with it.
-        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, self._client)))
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._run, work)))
+
+    def _open(self) -> Client:
+        return clickhouse_connect.get_client(interface="chdb", path=self._path)
+
+    def _run(self, work: Callable[[Client], T]) -> T:
+        try:
+            return work(self._client)
+        except ClickHouseError:
+            # A statement that fails midway leaves rows behind, which the handle would give to the next one.
+            failed, self._client = self._client, self._open()
+            failed.close()
+            raise
 
     async def close(self) -> None:
         await self.run(lambda client: client.close())
         self._thread.shutdown()
+
+
+def _ask(client: Client, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+    return client.query(sql, parameters=dict(parameters), settings=dict(settings)).result_rows

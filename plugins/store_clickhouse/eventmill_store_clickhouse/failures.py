@@ -66,12 +66,14 @@ def explain(error: ClickHouseError) -> EventmillError:
     return StoreUnavailable(text)
 
 
-def explain_insert(error: ClickHouseError) -> EventmillError:
-    """The exception for an error of an insert; the row at fault is named where ClickHouse names it."""
+def explain_insert(error: ClickHouseError, rows: int) -> EventmillError:
+    """The exception for an error of an insert of so many rows; the row at fault is named where ClickHouse names it."""
     if code_of(error) not in REJECTED:
         return explain(error)
-    row = _ROW.search(str(error))
-    return RejectedEvents(words(error), [int(row[1]) - 1] if row else None)
+    # ClickHouse quotes the data before it names the row: the last one is its own word.
+    named = _ROW.findall(str(error))
+    index = int(named[-1]) - 1 if named else -1
+    return RejectedEvents(words(error), [index] if 0 <= index < rows else None)
 
 
 def explain_question(error: ClickHouseError) -> EventmillError:

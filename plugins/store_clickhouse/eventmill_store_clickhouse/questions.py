@@ -9,6 +9,8 @@ LIMITS = {
     "max_rows_to_read": 1_000_000_000,
     "max_result_rows": 100_000,
     "max_memory_usage": 4_000_000_000,
+    "join_use_nulls": 0,  # "never erased" must read as the year 1970
+    "group_by_use_nulls": 0,
     # Right, since the partition follows from the sorting key: equal identities lie in one partition.
     "do_not_merge_across_partitions_select_final": 1,
 }
@@ -116,7 +118,8 @@ SELECT {project:String}, {user_id:String}, fromUnixTimestamp64Milli({until_ms:In
 """
 DELETE = f"DELETE FROM events WHERE {_USER}"
 ERASURES = """
-SELECT project, user_id, toUnixTimestamp64Milli(max(until)) FROM erasures GROUP BY project, user_id
+SELECT project, user_id, toUnixTimestamp64Milli(until), toUnixTimestamp(erased_at) FROM erasures
+WHERE erased_at >= toDateTime({since_s:UInt32})
 """
 
 

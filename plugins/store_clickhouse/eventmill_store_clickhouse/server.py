@@ -1,19 +1,25 @@
 """A ClickHouse server over HTTP."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from eventmill_store_clickhouse.connection import Connection, Rows
 from eventmill_store_clickhouse.settings import Address
 
 CONNECT_SECONDS = 2
+HANDSHAKE_SECONDS = 4
+QUESTION_SECONDS = 15  # the engine itself ends a question after 10
 _CONNECTIONS = 16
 # The engine says how much it wrote only at the end, and with these also whether it failed there.
 _PROVED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
+
+
+T = TypeVar("T")
 
 
 class ServerConnection(Connection):
@@ -23,14 +29,18 @@ class ServerConnection(Connection):
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._client: AsyncClient | None = None
-        self._connecting = asyncio.Lock()
+        self._attempt: asyncio.Task[AsyncClient] | None = None
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         await (await self._connect()).command(sql, parameters=dict(parameters))
 
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
         client = await self._connect()
-        return (await client.query(sql, parameters=dict(parameters), settings=dict(settings))).result_rows
+        question = client.query(sql, parameters=dict(parameters), settings=dict(settings))
+        return (await _within(QUESTION_SECONDS, question)).result_rows
+
+    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        return await self.ask(sql, parameters, {})
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         client = await self._connect()
@@ -40,25 +50,40 @@ class ServerConnection(Connection):
         return summary.written_rows
 
     async def close(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
         if self._client is not None:
             await self._client.close()
 
     async def _connect(self) -> AsyncClient:
-        """The client; making it asks the server for its version, so it is made when it is needed."""
-        async with self._connecting:
-            if self._client is None:
-                self._client = await clickhouse_connect.get_async_client(
-                    interface=self._address.scheme,
-                    host=self._address.host,
-                    port=self._address.port,
-                    username=self._address.user,
-                    password=self._address.password,
-                    database=self._address.database,
-                    connect_timeout=CONNECT_SECONDS,
-                    send_receive_timeout=self._timeout_seconds,
-                    query_retries=0,
-                    connector_limit=_CONNECTIONS,
-                    connector_limit_per_host=_CONNECTIONS,
-                    compress=False,
-                )
-            return self._client
+        """The client; making it asks the server for its version, so it is made when it is needed, once for all."""
+        if self._client is None:
+            if self._attempt is None or self._attempt.done():
+                self._attempt = asyncio.create_task(_within(HANDSHAKE_SECONDS, self._open()))
+            self._client = await asyncio.shield(self._attempt)
+        return self._client
+
+    async def _open(self) -> AsyncClient:
+        return await clickhouse_connect.get_async_client(
+            interface=self._address.scheme,
+            host=self._address.host,
+            port=self._address.port,
+            username=self._address.user,
+            password=self._address.password,
+            database=self._address.database,
+            connect_timeout=CONNECT_SECONDS,
+            send_receive_timeout=self._timeout_seconds,
+            query_retries=0,
+            connector_limit=_CONNECTIONS,
+            connector_limit_per_host=_CONNECTIONS,
+            compress=False,
+        )
+
+
+async def _within(seconds: float, call: Awaitable[T]) -> T:
+    """Await a call. Raises OperationalError, as for any network that fails, when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError as error:
+        raise OperationalError(f"Network Error: no answer within {seconds:g} s") from error

@@ -26,18 +26,22 @@ class Address:
         """Read a URL. Raises ValueError in words that hold no secret."""
         parts = urlsplit(url)
         if parts.scheme == "chdb":
-            if parts.netloc or len(parts.path) < 2:
-                raise ValueError("must be chdb:///PATH, with three slashes before an absolute or relative path")
+            if parts.netloc or len(parts.path) < 2 or parts.query or parts.fragment:
+                raise ValueError("must be chdb:///PATH: three slashes, then an absolute path, then nothing")
             return cls("chdb", path=unquote(parts.path))
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be chdb:///PATH or http(s)://USER:PASSWORD@HOST:PORT/?database=NAME")
         query = parse_qs(parts.query)
-        if set(query) - {"database"} or parts.path not in ("", "/"):
+        try:
+            port = parts.port or (8443 if parts.scheme == "https" else 8123)
+        except ValueError:  # its words would quote what may be the end of a password
+            raise ValueError("has a port that is no number; write special characters of a password as %XX") from None
+        if set(query) - {"database"} or parts.path not in ("", "/") or parts.fragment:
             raise ValueError("may end in /?database=NAME and in nothing else")
         return cls(
             parts.scheme,
             host=parts.hostname,
-            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            port=port,
             user=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=query.get("database", ["default"])[0],
@@ -55,7 +59,8 @@ class ClickHouseStoreSettings(PluginSettings):
     timeout_seconds: float = Field(default=30, gt=0, description="how long a server may take for an insert")
     retention_days: int | None = Field(
         default=None,
-        gt=0,
+        ge=1,
+        le=7_300,
         validation_alias="EVENTMILL_RETENTION_DAYS",
         description="events older than this are refused, and dropped by stores that can; default: kept for ever",
     )
