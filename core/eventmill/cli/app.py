@@ -89,7 +89,7 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
     try:
         app()
     except ConfigurationError as error:
