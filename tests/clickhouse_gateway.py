@@ -3,7 +3,7 @@
     python clickhouse_gateway.py FOLDER PORT PASSWORD
 
 It knows what clickhouse-connect sends: statements with parameters and settings, inserts, passwords, databases. It can
-be told to fail: POST /fault?kind=KIND&count=N makes the next N inserts fail in that way.
+be told to fail: POST /fault?on=insert&kind=KIND&count=N makes the next N inserts (or questions) fail in that way.
 """
 
 import base64
@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import chdb
 
+SLOW_SECONDS = 3
 TRANSPORT = {"query", "database", "query_id", "session_id", "wait_end_of_query", "send_progress_in_http_headers"}
 TRANSPORT |= {"http_headers_progress_interval_ms", "client_protocol_version", "compress", "enable_http_compression"}
 
@@ -29,7 +30,7 @@ class Engine:
     def __init__(self, folder: str) -> None:
         connect: Any = chdb.connect
         self.handles = {kind: (connect(folder), threading.Lock()) for kind in ("insert", "other")}
-        self.faults: list[str] = []
+        self.faults: dict[str, list[str]] = {"insert": [], "question": []}
 
     def run(self, kind: str, database: str, sql: str, format: str, parameters: dict[str, str]) -> Any:
         handle, lock = self.handles[kind]
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             body = self.read_chunks()
         query = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query, True).items()}
         if urlsplit(self.path).path == "/fault":
-            self.engine.faults += [query["kind"]] * int(query["count"])
+            self.engine.faults[query["on"]] = [query["kind"]] * int(query["count"])
             self.reply(200, b"", {})
             return
         expected = base64.b64encode(f"default:{self.password}".encode()).decode()
@@ -80,6 +81,11 @@ class Handler(BaseHTTPRequestHandler):
         form = found[1] if found else "TabSeparated"
         if re.match(r"\s*(SELECT|WITH)", sql):
             sql += clause(settings)
+        fault = self.fault("question") if re.match(r"\s*SELECT", sql) and "version()" not in sql else ""
+        if self.failed_before(fault):
+            return
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
         result = self.engine.run("other", self.database, sql, form, parameters)
         summary = {"read_rows": str(result.rows_read()), "written_rows": "0"}
         headers = {"X-ClickHouse-Summary": json.dumps(summary), "X-ClickHouse-Timezone": "UTC"}
@@ -87,16 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, data, headers | ({"X-ClickHouse-Format": form} if data else {}))
 
     def insert(self, sql: str, form: str, body: bytes, settings: dict[str, str]) -> None:
-        fault = self.engine.faults.pop(0) if self.engine.faults else ""
-        if fault == "500":
-            self.fail("Code: 210. DB::Exception: out of luck. (NETWORK_ERROR)")
-            return
-        if fault == "misconfigured":
-            self.fail("Code: 16. DB::Exception: No such column tags. (NO_SUCH_COLUMN_IN_TABLE)", 404)
-            return
-        if fault == "cut before":
-            self.close_connection = True
-            self.connection.close()
+        fault = self.fault("insert")
+        if self.failed_before(fault):
             return
         with tempfile.NamedTemporaryFile() as file:
             file.write(body)
@@ -104,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             statement = f"{sql} FROM INFILE '{file.name}'{clause(settings)} FORMAT {form}"
             written = self.engine.run("insert", self.database, statement, "TabSeparated", {}).rows_read()
         if fault == "slow":
-            time.sleep(3)
+            time.sleep(SLOW_SECONDS)
         if fault == "cut after":
             self.close_connection = True
             self.connection.close()
@@ -113,6 +111,21 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "exception in 200":
             headers["X-ClickHouse-Exception-Code"] = "209"
         self.reply(200, b"", headers)
+
+    def fault(self, kind: str) -> str:
+        faults = self.engine.faults[kind]
+        return faults.pop(0) if faults else ""
+
+    def failed_before(self, fault: str) -> bool:
+        """Show a fault that comes before the engine has done anything."""
+        if fault == "500":
+            self.fail("Code: 210. DB::Exception: out of luck. (NETWORK_ERROR)")
+        elif fault == "misconfigured":
+            self.fail("Code: 16. DB::Exception: No such column tags. (NO_SUCH_COLUMN_IN_TABLE)", 404)
+        elif fault == "cut before":
+            self.close_connection = True
+            self.connection.close()
+        return fault in ("500", "misconfigured", "cut before")
 
     def read_chunks(self) -> bytes:
         chunks = []

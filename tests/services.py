@@ -44,9 +44,10 @@ class ClickHouse:
             self.process.stdout.close()
             self.process = None
 
-    def fail(self, kind: str, count: int = 1) -> None:
-        """Let the next inserts fail in this way."""
-        httpx.post(f"http://127.0.0.1:{self.port}/fault", params={"kind": kind, "count": count}).raise_for_status()
+    def fail(self, kind: str, count: int = 1, on: str = "insert") -> None:
+        """Let the next inserts, or questions, and only so many, fail in this way."""
+        fault = {"kind": kind, "count": str(count), "on": on}
+        httpx.post(f"http://127.0.0.1:{self.port}/fault", params=fault).raise_for_status()
 
 
 @contextmanager

@@ -363,6 +363,17 @@ class StoreContract(Contract):
         await insert(store, events)
         assert await scan_all(store, everything()) == [events[2]]
 
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_an_erasure_looks_at_the_newest_version_alone(self, store: Store, reverse: bool) -> None:
+        # Two users sent the same event: who sent it last has it, and takes the other's version along.
+        first = make_event(event_id="same", user_id="kept" if reverse else "gone")
+        second = make_event(event_id="same", user_id="gone" if reverse else "kept", received_at_ms=NOON_MS + 60_000)
+        await insert(store, [first])
+        await insert(store, [second])
+        assert await store.erase("default", "gone", NOON_MS) == int(reverse)
+        assert await scan_all(store, everything()) == ([] if reverse else [second])
+        assert (await store.metrics(question())).total_count == int(not reverse)
+
     async def test_erasing_again_only_extends_the_erasure(self, store: Store) -> None:
         event = make_event(user_id="gone")
         await insert(store, [event])

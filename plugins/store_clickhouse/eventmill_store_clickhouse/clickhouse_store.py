@@ -45,6 +45,7 @@ class ClickHouseStore(Store):
         self._connection = connection
         self._retention_days = retention_days
         self._erased: dict[tuple[str, str], int] = {}  # until when, by project and user
+        self._erasures = 0  # how often that changed
         self._erased_until_s = 0  # the server's time up to which all tombstones are known
 
     async def migrate(self) -> None:
@@ -61,7 +62,10 @@ class ClickHouseStore(Store):
         await self._retain()
 
     async def insert(self, batch: EventBatch) -> None:
-        batch = await self._without_erased(batch)
+        await self._learn_erasures()
+        erasures = self._erasures
+        if self._erased:
+            batch = batch.take(index for index, event in enumerate(batch.events) if not self._is_erased(event))
         if not batch:
             return
         try:
@@ -70,6 +74,13 @@ class ClickHouseStore(Store):
             raise failures.explain_insert(error, len(batch)) from error
         if written < len(batch):
             raise StoreUnavailable(f"only {written} of {len(batch)} rows were confirmed")
+        await self._learn_erasures()
+        if erasures != self._erasures:
+            # Somebody erased between the look-up and the write, and may have deleted before these rows came.
+            for project, user_id in {
+                (event.project, event.user_id) for event in batch.events if self._is_erased(event)
+            }:
+                await self._delete(project, user_id, self._erased[project, user_id])
 
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
         rest = filter if before is None else replace(filter, end_ms=min(filter.end_ms, before.timestamp_ms + 1))
@@ -93,7 +104,7 @@ class ClickHouseStore(Store):
         # First the tombstone: from here on nothing of the user is answered or stored, whatever happens next.
         await self._execute(questions.ERASE, user)
         found = await self._look(questions.OF_USER, user)
-        await self._execute(questions.DELETE, user)
+        await self._delete(project, user_id, until_ms)
         return int(found[0][0])
 
     async def check(self) -> list[str]:
@@ -132,19 +143,24 @@ class ClickHouseStore(Store):
         rows = await self._ask(*questions.page(window, before, limit))
         return [_event(window.project, row) for row in rows]
 
-    async def _without_erased(self, batch: EventBatch) -> EventBatch:
-        """The batch without what is erased; only tombstones that are new since the last batch are read."""
+    async def _learn_erasures(self) -> None:
+        """Read the tombstones that are new since the last time."""
         since = {"since_s": max(0, self._erased_until_s - _CLOCK_SKEW_S)}
         for project, user_id, until_ms, erased_at_s in await self._look(questions.ERASURES, since):
-            self._erased[project, user_id] = max(until_ms, self._erased.get((project, user_id), until_ms))
             self._erased_until_s = max(self._erased_until_s, erased_at_s)
-        if not self._erased:
-            return batch
-        return batch.take(
-            index
-            for index, event in enumerate(batch.events)
-            if event.timestamp_ms > self._erased.get((event.project, event.user_id), -1)
-        )
+            if until_ms > self._erased.get((project, user_id), -1):
+                self._erased[project, user_id] = until_ms
+                self._erasures += 1
+
+    def _is_erased(self, event: Event) -> bool:
+        return event.timestamp_ms <= self._erased.get((event.project, event.user_id), -1)
+
+    async def _delete(self, project: str, user_id: str, until_ms: int) -> None:
+        """Take rows that a tombstone hides off the disk, where the table is not spread over a cluster."""
+        if "MergeTree" in await self._engine():
+            user = {"project": project, "user_id": user_id, "until_ms": until_ms}
+            await self._execute(questions.DELETE_OVERTAKEN, user)
+            await self._execute(questions.DELETE, user)
 
     async def _applied(self) -> dict[int, int]:
         """The migrations that were applied, each with the number from which programs can still read."""
@@ -159,13 +175,19 @@ class ClickHouseStore(Store):
 
     async def _retain(self) -> None:
         """Make the table's retention the one that is set, where it differs."""
-        sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
-        engine = str((await self._look(sql, {}))[0][0])
+        engine = await self._engine()
+        if "MergeTree" not in engine:
+            return  # a cluster's, see cluster.sql
         wanted = migrations.ttl(self._retention_days)
         if wanted is None and " TTL " in engine:
             await self._execute("ALTER TABLE events REMOVE TTL")
         elif wanted is not None and f"TTL {wanted}" not in engine:
             await self._execute(f"ALTER TABLE events MODIFY TTL {wanted}")
+
+    async def _engine(self) -> str:
+        """How the table's engine reads, TTL included."""
+        sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
+        return str((await self._look(sql, {}))[0][0])
 
     async def _execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         try:

@@ -51,9 +51,11 @@ class EmbeddedConnection(Connection):
 
     async def close(self) -> None:
         # A thread inside the engine must not be left behind: the process would crash on its way out.
-        await self._writer.run(lambda client: client.command("KILL QUERY WHERE query_kind = 'Select' ASYNC"))
-        await self._reader.close()
-        await self._writer.close()
+        try:
+            await self._writer.run(lambda client: client.command("KILL QUERY WHERE query_kind = 'Select' ASYNC"))
+        finally:
+            await self._reader.close()
+            await self._writer.close()
 
 
 def _is_locked(status: Path) -> bool:

@@ -50,6 +50,8 @@ TOO_LARGE = {
     307: "TOO_MANY_BYTES",
     396: "TOO_MANY_ROWS_OR_BYTES",
 }
+# Statuses that a server without ClickHouse, or a proxy before it, answers: nothing that waiting would mend.
+_WRONG_SERVER = re.compile(r"received HTTP status (30\d|401|403|404|405|407)\b")
 _ROW = re.compile(r"\(at row (\d+)\)")
 
 
@@ -61,7 +63,9 @@ def code_of(error: ClickHouseError) -> int | None:
 def explain(error: ClickHouseError) -> EventmillError:
     """The exception for an error of any statement."""
     code, text = code_of(error), words(error)
-    if code in MISCONFIGURED:
+    if code == UNKNOWN_TABLE:
+        return StoreMisconfigured(f"the schema is missing or incomplete, run `eventmill migrate`: {text}")
+    if code in MISCONFIGURED or (code is None and _WRONG_SERVER.search(text)):
         return StoreMisconfigured(text)
     return StoreUnavailable(text)
 

@@ -75,6 +75,8 @@ def script(days: int | None) -> str:
     for migration in MIGRATIONS:
         statements += migration.statements
         statements.append(RECORD.format(number=migration.number, readable_from=migration.readable_from))
-    if days is not None:
+    if days is None:
+        statements.append("-- Only to lift a retention that was set before:\n-- ALTER TABLE events REMOVE TTL")
+    else:
         statements.append(f"ALTER TABLE events MODIFY TTL {ttl(days)}")
     return ";\n\n".join(statement.strip() for statement in statements) + ";\n"

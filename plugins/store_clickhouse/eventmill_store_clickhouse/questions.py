@@ -116,6 +116,11 @@ ERASE = """
 INSERT INTO erasures (project, user_id, until)
 SELECT {project:String}, {user_id:String}, fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')
 """
+# Rows that a newer version of the same event, now this user's, has overtaken: they must not come up again.
+DELETE_OVERTAKEN = f"""
+DELETE FROM events WHERE project = {{project:String}} AND user_id != {{user_id:String}}
+  AND (event_name, timestamp, event_id) IN (SELECT event_name, timestamp, event_id FROM events FINAL WHERE {_USER})
+"""
 DELETE = f"DELETE FROM events WHERE {_USER}"
 ERASURES = """
 SELECT project, user_id, toUnixTimestamp64Milli(until), toUnixTimestamp(erased_at) FROM erasures

@@ -33,18 +33,19 @@ class Address:
             raise ValueError("must be chdb:///PATH or http(s)://USER:PASSWORD@HOST:PORT/?database=NAME")
         query = parse_qs(parts.query)
         try:
-            port = parts.port or (8443 if parts.scheme == "https" else 8123)
+            port = (8443 if parts.scheme == "https" else 8123) if parts.port is None else parts.port
         except ValueError:  # its words would quote what may be the end of a password
             raise ValueError("has a port that is no number; write special characters of a password as %XX") from None
-        if set(query) - {"database"} or parts.path not in ("", "/") or parts.fragment:
-            raise ValueError("may end in /?database=NAME and in nothing else")
+        databases = query.pop("database", ["default"])
+        if port == 0 or query or len(databases) > 1 or parts.path not in ("", "/") or parts.fragment:
+            raise ValueError("may end in /?database=NAME and in nothing else, and needs a port from 1 on")
         return cls(
             parts.scheme,
             host=parts.hostname,
             port=port,
             user=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
-            database=query.get("database", ["default"])[0],
+            database=databases[0],
         )
 
 

@@ -1,0 +1,56 @@
+-- The schema of a cluster, to be run once by hand before `eventmill migrate`, which then finds its tables.
+--
+-- This was not run on a cluster. What was run: every question, insert and erasure of the store against these tables
+-- on one shard, without Keeper (the engines replaced by their plain forms).
+--
+-- It needs Keeper, a cluster in `remote_servers` whose shards say <internal_replication>true</internal_replication>, and
+-- the macros {cluster}, {shard} and {replica}. Give the user of eventmill a profile with
+--     distributed_foreground_insert = 1         an insert is confirmed by the shard, not by a spool on the way
+--     insert_quorum = 'auto', insert_quorum_parallel = 0, select_sequential_consistency = 1
+--                                               a confirmed row survives a lost replica, and every replica shows it
+
+CREATE TABLE events_shard ON CLUSTER '{cluster}' (
+    project LowCardinality(String),
+    event_name LowCardinality(String),
+    timestamp DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(timestamp_ms, 'UTC'),
+    event_id String CODEC(ZSTD(1)),
+    channel LowCardinality(String),
+    user_id String CODEC(ZSTD(1)),
+    campaign_id LowCardinality(String),
+    tags Array(LowCardinality(String)),
+    metadata String CODEC(ZSTD(3)),
+    received_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(received_at_ms, 'UTC'),
+    version UInt64,
+    timestamp_ms Int64 EPHEMERAL,
+    received_at_ms Int64 EPHEMERAL
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/events', '{replica}', version)
+PARTITION BY toYYYYMM(timestamp)
+ORDER BY (project, event_name, timestamp, event_id)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
+
+-- The sharding key is a function of the identity: replays of one event meet on one shard, where they are merged.
+CREATE TABLE events ON CLUSTER '{cluster}' AS events_shard
+ENGINE = Distributed('{cluster}', currentDatabase(), events_shard, cityHash64(project, event_name, event_id));
+
+-- The tombstones are whole on every server, so that each shard can hide what is erased.
+CREATE TABLE erasures ON CLUSTER '{cluster}' (
+    project String,
+    user_id String,
+    until DateTime64(3, 'UTC'),
+    erased_at DateTime DEFAULT now()
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/all/{database}/erasures', '{shard}-{replica}', until)
+ORDER BY (project, user_id)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE TABLE eventmill_migrations ON CLUSTER '{cluster}' (
+    number UInt32,
+    readable_from UInt32,
+    applied_at DateTime DEFAULT now()
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/all/{database}/eventmill_migrations', '{shard}-{replica}')
+ORDER BY number;
+
+-- A retention, where one is wanted, and again whenever EVENTMILL_RETENTION_DAYS changes:
+-- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY TTL toDateTime(timestamp) + toIntervalDay(365);
+
+-- An erasure hides at once; ClickHouse cannot delete through a Distributed table. This takes the rows off the disks:
+-- DELETE FROM events_shard ON CLUSTER '{cluster}' WHERE project = '…' AND user_id = '…' AND timestamp <= '…';
