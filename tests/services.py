@@ -1,5 +1,6 @@
 """Services that tests need: from the environment, or started here as real programs."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+from dotenv import dotenv_values
 
 PASSWORD = "pass word/é@"  # noqa: S105 (of a server that lives for a test)
-CLICKHOUSE_TAG = "26.3"
+IMAGES = dotenv_values(Path(__file__).parents[1] / "compose" / ".env")
 GATEWAY = Path(__file__).parent / "clickhouse_gateway.py"
 
 
@@ -66,11 +68,12 @@ def clickhouse_url(folder: Path) -> Iterator[str]:
     """A server for the contract: the one named in TEST_CLICKHOUSE_URL, else a container, else a gateway to chDB."""
     if url := os.environ.get("TEST_CLICKHOUSE_URL"):
         yield url
-    elif docker_answers():
+    elif image := available_image("CLICKHOUSE_IMAGE"):
+        from testcontainers.core.config import testcontainers_config
         from testcontainers.core.container import DockerContainer
         from testcontainers.core.wait_strategies import HttpWaitStrategy
 
-        image = f"clickhouse/clickhouse-server:{CLICKHOUSE_TAG}"
+        testcontainers_config.ryuk_disabled = True  # one container, which the `with` below ends
         ready = HttpWaitStrategy(8123, "/ping").for_status_code(200)
         with (
             DockerContainer(image)
@@ -85,12 +88,16 @@ def clickhouse_url(folder: Path) -> Iterator[str]:
             yield server.url
 
 
-def docker_answers() -> bool:
-    """Whether a Docker engine runs here."""
-    docker = shutil.which("docker")
-    if docker is None:
-        return False
-    return subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
+@functools.cache
+def available_image(name: str) -> str | None:
+    """The image of this name in compose/.env, where a Docker engine runs here and has it or can get it."""
+    image, docker = IMAGES[name], shutil.which("docker")
+    if docker is None or image is None:
+        return None
+    for command in (["image", "inspect", image], ["pull", "--quiet", image]):
+        if subprocess.run([docker, *command], capture_output=True, check=False).returncode == 0:
+            return image
+    return None
 
 
 @contextmanager

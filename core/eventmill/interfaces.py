@@ -156,7 +156,8 @@ class Store(ABC):
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         """Forget that user's events with timestamp_ms ≤ until_ms; return about how many there were.
 
-        Whose an event is, its greatest version says; forgotten are all of its versions.
+        Whose an event is, its greatest version says; forgotten are all the versions that are stored. A version of
+        another user that arrives later is a new event.
 
         From now on they are neither answered nor stored, also when they arrive later. Raises StoreUnavailable.
         """

@@ -52,5 +52,10 @@ ORDER BY number;
 -- A retention, where one is wanted, and again whenever EVENTMILL_RETENTION_DAYS changes:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY TTL toDateTime(timestamp) + toIntervalDay(365);
 
--- An erasure hides at once; ClickHouse cannot delete through a Distributed table. This takes the rows off the disks:
--- DELETE FROM events_shard ON CLUSTER '{cluster}' WHERE project = '…' AND user_id = '…' AND timestamp <= '…';
+-- An erasure hides at once, but ClickHouse cannot delete through a Distributed table. To take the rows off the disks too:
+-- first, on each shard, delete what the user's newer versions had overtaken, or it would come up again,
+--     DELETE FROM events_shard WHERE project = '…' AND user_id != '…' AND (event_name, timestamp, event_id) IN
+--         (SELECT event_name, timestamp, event_id FROM events_shard FINAL WHERE project = '…' AND user_id = '…'
+--          AND timestamp <= '…') SETTINGS allow_nondeterministic_mutations = 1;
+-- then
+--     DELETE FROM events_shard ON CLUSTER '{cluster}' WHERE project = '…' AND user_id = '…' AND timestamp <= '…';

@@ -33,6 +33,8 @@ INSERT = {
     "input_format_json_read_objects_as_strings": 1,
     "input_format_skip_unknown_fields": 0,
 }
+MAX_PAGE = 50_000
+_KEYS = 500  # of rows that one statement deletes by name
 _FIRST_WINDOW_MS = 86_400_000
 _CLOCK_SKEW_S = 300  # between the servers of one cluster
 _ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
@@ -45,8 +47,7 @@ class ClickHouseStore(Store):
         self._connection = connection
         self._retention_days = retention_days
         self._erased: dict[tuple[str, str], int] = {}  # until when, by project and user
-        self._erasures = 0  # how often that changed
-        self._erased_until_s = 0  # the server's time up to which all tombstones are known
+        self._erasures_known_at_s = 0  # the server's time up to which all tombstones are known
 
     async def migrate(self) -> None:
         await self._execute(migrations.BOOKKEEPING)
@@ -63,39 +64,37 @@ class ClickHouseStore(Store):
 
     async def insert(self, batch: EventBatch) -> None:
         await self._learn_erasures()
-        erasures = self._erasures
+        kept = batch
         if self._erased:
-            batch = batch.take(index for index, event in enumerate(batch.events) if not self._is_erased(event))
-        if not batch:
-            return
+            kept = batch.take(index for index, event in enumerate(batch.events) if not self._is_erased(event))
+        if kept:
+            await self._write(kept)
+            await self._learn_erasures()
+        # What was erased meanwhile was written all the same, and so, perhaps, by an earlier try.
+        if self._erased and (gone := [event for event in batch.events if self._is_erased(event)]):
+            await self._sweep(gone)
+
+    async def _write(self, batch: EventBatch) -> None:
         try:
             written = await self._connection.insert("events", LINE_COLUMNS, b"\n".join(batch.lines), INSERT)
         except ClickHouseError as error:
             raise failures.explain_insert(error, len(batch)) from error
         if written < len(batch):
             raise StoreUnavailable(f"only {written} of {len(batch)} rows were confirmed")
-        await self._learn_erasures()
-        if erasures != self._erasures:
-            # Somebody erased between the look-up and the write, and may have deleted before these rows came.
-            for project, user_id in {
-                (event.project, event.user_id) for event in batch.events if self._is_erased(event)
-            }:
-                await self._delete(project, user_id, self._erased[project, user_id])
 
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        limit = min(limit, MAX_PAGE)
         rest = filter if before is None else replace(filter, end_ms=min(filter.end_ms, before.timestamp_ms + 1))
         window_ms = _FIRST_WINDOW_MS
         events: list[Event] = []
         while len(events) < limit and rest.start_ms < rest.end_ms:
             window, rows = await self._window(rest, window_ms, limit)
+            rest = replace(rest, end_ms=window.start_ms)
             if rows:
                 events += await self._page(window, before, limit - len(events))
-                rest = replace(rest, end_ms=window.start_ms)
             else:
-                newest_ms = (await self._ask(*questions.newest(rest)))[0][0]
-                if newest_ms < rest.start_ms or newest_ms + 1 >= rest.end_ms:
-                    break  # there is nothing more; no row at all reads as the year 1970
-                rest = replace(rest, end_ms=newest_ms + 1)
+                left, newest_ms = (await self._ask(*questions.newest(rest)))[0]
+                rest = replace(rest, end_ms=newest_ms + 1 if left else rest.start_ms)
             window_ms = (window.end_ms - window.start_ms) * 4
         return events
 
@@ -116,6 +115,14 @@ class ClickHouseStore(Store):
                 f"the schema is {max(applied)}, needed is {migrations.NEWEST}: run `eventmill migrate`"
             )
         _refuse_newer(applied)
+        tables = {
+            name
+            for (name,) in await self._look("SELECT name FROM system.tables WHERE database = currentDatabase()", {})
+        }
+        if missing := {"events", "erasures"} - tables:
+            raise StoreMisconfigured(
+                f"the table {', '.join(sorted(missing))} is missing: somebody removed or renamed it"
+            )
         return []
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
@@ -145,22 +152,37 @@ class ClickHouseStore(Store):
 
     async def _learn_erasures(self) -> None:
         """Read the tombstones that are new since the last time."""
-        since = {"since_s": max(0, self._erased_until_s - _CLOCK_SKEW_S)}
-        for project, user_id, until_ms, erased_at_s in await self._look(questions.ERASURES, since):
-            self._erased_until_s = max(self._erased_until_s, erased_at_s)
-            if until_ms > self._erased.get((project, user_id), -1):
-                self._erased[project, user_id] = until_ms
-                self._erasures += 1
+        since = {"since_s": max(0, self._erasures_known_at_s - _CLOCK_SKEW_S)}
+        [[now_s, *columns]] = await self._look(questions.ERASURES, since)
+        self._erasures_known_at_s = now_s
+        for project, user_id, until_ms in zip(*columns, strict=True):
+            self._erased[project, user_id] = max(until_ms, self._erased.get((project, user_id), until_ms))
 
     def _is_erased(self, event: Event) -> bool:
         return event.timestamp_ms <= self._erased.get((event.project, event.user_id), -1)
 
+    async def _sweep(self, gone: list[Event]) -> None:
+        """Take off the disk what an insert left there of erased users."""
+        for project in {event.project for event in gone}:
+            ours = [event for event in gone if event.project == project]
+            for (user_id,) in await self._look(*questions.users_on_disk(project, ours)):
+                await self._delete(project, user_id, self._erased[project, user_id])
+
     async def _delete(self, project: str, user_id: str, until_ms: int) -> None:
-        """Take rows that a tombstone hides off the disk, where the table is not spread over a cluster."""
-        if "MergeTree" in await self._engine():
-            user = {"project": project, "user_id": user_id, "until_ms": until_ms}
-            await self._execute(questions.DELETE_OVERTAKEN, user)
-            await self._execute(questions.DELETE, user)
+        """Take rows that a tombstone hides off the disk, where the table is not spread over a cluster.
+
+        A delete costs time for each part that it might touch, so it is told the months.
+        """
+        if "MergeTree" not in await self._engine():
+            return
+        user = {"project": project, "user_id": user_id, "until_ms": until_ms}
+        for (month,) in await self._look(questions.MONTHS_OF_USER, user):
+            # First what this user's newer versions had overtaken, or it would come up again.
+            overtaken = [key for (key,) in await self._look(questions.OVERTAKEN, user | {"month": month})]
+            for start in range(0, len(overtaken), _KEYS):
+                keys = {"project": project, "user_id": user_id, "keys": overtaken[start : start + _KEYS]}
+                await self._execute(questions.delete_keys(month), keys)
+            await self._execute(questions.delete_user(month), user)
 
     async def _applied(self) -> dict[int, int]:
         """The migrations that were applied, each with the number from which programs can still read."""
@@ -187,7 +209,10 @@ class ClickHouseStore(Store):
     async def _engine(self) -> str:
         """How the table's engine reads, TTL included."""
         sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
-        return str((await self._look(sql, {}))[0][0])
+        found = await self._look(sql, {})
+        if not found:
+            raise StoreMisconfigured("the table events is missing: somebody removed or renamed it")
+        return str(found[0][0])
 
     async def _execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         try:

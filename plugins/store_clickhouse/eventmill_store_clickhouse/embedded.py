@@ -51,6 +51,7 @@ class EmbeddedConnection(Connection):
 
     async def close(self) -> None:
         # A thread inside the engine must not be left behind: the process would crash on its way out.
+        self._reader.leaving = True
         try:
             await self._writer.run(lambda client: client.command("KILL QUERY WHERE query_kind = 'Select' ASYNC"))
         finally:
@@ -77,6 +78,7 @@ class _Worker:
         self._path = str(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventmill-chdb")
         self._client = self._open()
+        self.leaving = False  # what still waits for its turn is refused
 
     async def run(self, work: Callable[[Client], T]) -> T:
         # Shielded: a caller that goes away cannot take the engine's thread with it.
@@ -86,6 +88,8 @@ class _Worker:
         return clickhouse_connect.get_client(interface="chdb", path=self._path)
 
     def _run(self, work: Callable[[Client], T]) -> T:
+        if self.leaving:
+            raise ClickHouseError("the process leaves")
         try:
             return work(self._client)
         except ClickHouseError:
@@ -95,7 +99,7 @@ class _Worker:
             raise
 
     async def close(self) -> None:
-        await self.run(lambda client: client.close())
+        await asyncio.wrap_future(self._thread.submit(lambda: self._client.close()))
         self._thread.shutdown()
 
 

@@ -9,18 +9,27 @@ from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMiscon
 # Names by `SELECT errorCodeToName(…)`. What is in no set counts as unavailable: core repeats it and looks closer.
 UNKNOWN_TABLE = 60
 MISCONFIGURED = {
+    8: "THERE_IS_NO_COLUMN",
+    10: "NOT_FOUND_COLUMN_IN_BLOCK",
     16: "NO_SUCH_COLUMN_IN_TABLE",
     20: "NUMBER_OF_COLUMNS_DOESNT_MATCH",
+    36: "BAD_ARGUMENTS",
+    43: "ILLEGAL_TYPE_OF_ARGUMENT",
     44: "ILLEGAL_COLUMN",
+    46: "UNKNOWN_FUNCTION",
     47: "UNKNOWN_IDENTIFIER",
+    48: "NOT_IMPLEMENTED",
     60: "UNKNOWN_TABLE",
     62: "SYNTAX_ERROR",
     81: "UNKNOWN_DATABASE",
     115: "UNKNOWN_SETTING",
     164: "READONLY",
+    170: "CLUSTER_DOESNT_EXIST",
     192: "UNKNOWN_USER",
     193: "WRONG_PASSWORD",
     194: "REQUIRED_PASSWORD",
+    291: "DATABASE_ACCESS_DENIED",
+    344: "SUPPORT_IS_DISABLED",
     452: "SETTING_CONSTRAINT_VIOLATION",
     497: "ACCESS_DENIED",
     516: "AUTHENTICATION_FAILED",
@@ -30,6 +39,7 @@ REJECTED = {
     25: "CANNOT_PARSE_ESCAPE_SEQUENCE",
     26: "CANNOT_PARSE_QUOTED_STRING",
     27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    33: "CANNOT_READ_ALL_DATA",
     38: "CANNOT_PARSE_DATE",
     41: "CANNOT_PARSE_DATETIME",
     53: "TYPE_MISMATCH",
@@ -51,7 +61,7 @@ TOO_LARGE = {
     396: "TOO_MANY_ROWS_OR_BYTES",
 }
 # Statuses that a server without ClickHouse, or a proxy before it, answers: nothing that waiting would mend.
-_WRONG_SERVER = re.compile(r"received HTTP status (30\d|401|403|404|405|407)\b")
+_WRONG_SERVER = re.compile(r"received HTTP status (30\d|400|401|403|404|405|407)\b")
 _ROW = re.compile(r"\(at row (\d+)\)")
 
 

@@ -1,8 +1,9 @@
 """The SQL of every question. Values reach the engine as parameters, never as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from eventmill import EventFilter, GroupBy, MetricsQuery, Position
+from eventmill import Event, EventFilter, GroupBy, MetricsQuery, Position
 
 LIMITS = {
     "max_execution_time": 10,
@@ -100,9 +101,10 @@ def rows(filter: EventFilter) -> tuple[str, dict[str, Any]]:
 
 
 def newest(filter: EventFilter) -> tuple[str, dict[str, Any]]:
-    """The time of the newest row that matches, or 0."""
+    """One row: how many rows match, and the time of the newest."""
     sql = f"""
-SELECT toUnixTimestamp64Milli(max(timestamp)) FROM events WHERE project = {{project:String}} {_TIME} {_names(filter)}
+SELECT count(), toUnixTimestamp64Milli(max(timestamp)) FROM events
+WHERE project = {{project:String}} {_TIME} {_names(filter)}
 """
     return sql, _parameters(filter)
 
@@ -116,15 +118,54 @@ ERASE = """
 INSERT INTO erasures (project, user_id, until)
 SELECT {project:String}, {user_id:String}, fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')
 """
-# Rows that a newer version of the same event, now this user's, has overtaken: they must not come up again.
-DELETE_OVERTAKEN = f"""
-DELETE FROM events WHERE project = {{project:String}} AND user_id != {{user_id:String}}
-  AND (event_name, timestamp, event_id) IN (SELECT event_name, timestamp, event_id FROM events FINAL WHERE {_USER})
+MONTHS_OF_USER = f"SELECT DISTINCT toYYYYMM(timestamp) FROM events WHERE {_USER}"
+# A row by name, in one string: control characters are in no event's name and in no id.
+_KEY = "concat(event_name, char(0), toString(toUnixTimestamp64Milli(timestamp)), char(0), event_id)"
+# Of other users, in a month, what a newer version of the same event, now this user's, has overtaken.
+OVERTAKEN = f"""
+SELECT DISTINCT {_KEY} FROM events
+WHERE project = {{project:String}} AND toYYYYMM(timestamp) = {{month:UInt32}} AND user_id != {{user_id:String}}
+  AND (event_name, timestamp, event_id) IN (
+      SELECT event_name, timestamp, event_id FROM events FINAL WHERE {_USER} AND toYYYYMM(timestamp) = {{month:UInt32}})
 """
-DELETE = f"DELETE FROM events WHERE {_USER}"
+
+
+def delete_keys(month: int) -> str:
+    """Delete rows by name, but for the user's own."""
+    return f"""
+DELETE FROM events IN PARTITION {month:d}
+WHERE project = {{project:String}} AND user_id != {{user_id:String}} AND has({{keys:Array(String)}}, {_KEY})
+"""
+
+
+def delete_user(month: int) -> str:
+    """Delete the user's rows."""
+    return f"DELETE FROM events IN PARTITION {month:d} WHERE {_USER}"
+
+
+def users_on_disk(project: str, events: Sequence[Event]) -> tuple[str, dict[str, Any]]:
+    """Which of the events' users have rows around there; cheap, from the sorting key."""
+    sql = """
+SELECT DISTINCT user_id FROM events
+WHERE project = {project:String} AND event_name IN {event_names:Array(String)}
+  AND timestamp >= fromUnixTimestamp64Milli({first_ms:Int64}, 'UTC')
+  AND timestamp <= fromUnixTimestamp64Milli({last_ms:Int64}, 'UTC')
+  AND event_id IN {event_ids:Array(String)} AND user_id IN {user_ids:Array(String)}
+"""
+    return sql, {
+        "project": project,
+        "event_names": sorted({event.event_name for event in events}),
+        "first_ms": min(event.timestamp_ms for event in events),
+        "last_ms": max(event.timestamp_ms for event in events),
+        "event_ids": [event.event_id for event in events],
+        "user_ids": sorted({event.user_id for event in events}),
+    }
+
+
+# One row: the server's time, and the tombstones as columns.
 ERASURES = """
-SELECT project, user_id, toUnixTimestamp64Milli(until), toUnixTimestamp(erased_at) FROM erasures
-WHERE erased_at >= toDateTime({since_s:UInt32})
+SELECT toUnixTimestamp(now()), groupArray(project), groupArray(user_id), groupArray(toUnixTimestamp64Milli(until))
+FROM erasures WHERE erased_at >= toDateTime({since_s:UInt32})
 """
 
 

@@ -15,6 +15,7 @@ CONNECT_SECONDS = 2
 HANDSHAKE_SECONDS = 4
 QUESTION_SECONDS = 15  # the engine itself ends a question after 10
 _CONNECTIONS = 16
+_QUESTIONS = 12  # at once: the other connections are for inserts and checks
 # The engine says how much it wrote only at the end, and with these also whether it failed there.
 _PROVED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
 
@@ -30,17 +31,17 @@ class ServerConnection(Connection):
         self._timeout_seconds = timeout_seconds
         self._client: AsyncClient | None = None
         self._attempt: asyncio.Task[AsyncClient] | None = None
+        self._questions = asyncio.Semaphore(_QUESTIONS)
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         await (await self._connect()).command(sql, parameters=dict(parameters))
 
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        client = await self._connect()
-        question = client.query(sql, parameters=dict(parameters), settings=dict(settings))
-        return (await _within(QUESTION_SECONDS, question)).result_rows
+        async with self._questions:
+            return await self._query(sql, parameters, settings)
 
     async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        return await self.ask(sql, parameters, {})
+        return await self._query(sql, parameters, {})
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         client = await self._connect()
@@ -54,6 +55,11 @@ class ServerConnection(Connection):
             self._attempt.cancel()
         if self._client is not None:
             await self._client.close()
+
+    async def _query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        client = await self._connect()
+        question = client.query(sql, parameters=dict(parameters), settings=dict(settings))
+        return (await _within(QUESTION_SECONDS, question)).result_rows
 
     async def _connect(self) -> AsyncClient:
         """The client; making it asks the server for its version, so it is made when it is needed, once for all."""
