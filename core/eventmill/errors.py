@@ -13,6 +13,7 @@ EventmillError
 ├── Overloaded                  retry: memory for pending work is used up (503)
 ├── Unavailable                 retry: a service is away (503)
 │   ├── QueueUnavailable
+│   │   └── QueueMisconfigured
 │   └── StoreUnavailable
 ├── StoreMisconfigured          retry and alarm: keep the data, somebody must repair the store (503)
 ├── PartialFailure              look at each index: Refused is final, Unknown may be retried
@@ -80,6 +81,10 @@ class Unavailable(EventmillError):
 
 class QueueUnavailable(Unavailable):
     """The queue is away or full. Retry."""
+
+
+class QueueMisconfigured(QueueUnavailable):
+    """The queue answers, but the address, the credentials or the rights are wrong. Retry, and alarm somebody."""
 
 
 class StoreUnavailable(Unavailable):

@@ -115,6 +115,8 @@ class Queue(ABC):
     async def check(self) -> list[str]:
         """Raise QueueUnavailable with the reason within two seconds, or return warnings in words.
 
+        QueueMisconfigured is the one that waiting does not mend: a wrong address, wrong credentials, missing rights.
+
         Warnings are shown to everybody at /health/ready: no addresses, no secrets.
         """
 

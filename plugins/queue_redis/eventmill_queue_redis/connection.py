@@ -1,0 +1,100 @@
+"""The way to the server: two pools, no retries, and no command that is cancelled under way."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from eventmill import QueueMisconfigured, QueueUnavailable
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 1.5
+ANSWER_SECONDS = 4.0
+BLOCK_SECONDS = 2.0  # of one blocking read, at most; its socket waits longer than that
+_DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
+_WRONG = ("WRONGTYPE", "unknown command", "DB index", "NOAUTH", "no password is set", "Client sent AUTH")
+
+
+class Connection:
+    """Clients for one server. They connect when they are used, and again after every failure."""
+
+    def __init__(self, url: str) -> None:
+        self.commands = _client(url, ANSWER_SECONDS)
+        self.reads = _client(url, BLOCK_SECONDS + 5)
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def run(self, command: Awaitable[T], seconds: float = ANSWER_SECONDS + CONNECT_SECONDS) -> T:
+        """Wait so long for a command; it goes on when time is up, since a reply that nobody reads loses messages.
+
+        Raises QueueUnavailable, and ResponseError where the server refused in a way that the caller must know.
+        """
+        task = asyncio.ensure_future(command)
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        done, _ = await asyncio.wait([task], timeout=max(0.0, seconds))
+        if not done:
+            raise QueueUnavailable("Redis does not answer in time")
+        with explained():
+            return task.result()
+
+    async def close(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running)
+        await self.commands.aclose()
+        await self.reads.aclose()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise QueueUnavailable, or QueueMisconfigured, for what the driver raises; NOGROUP is the caller's affair."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        if is_groupless(error):
+            raise
+        raise explain(error) from error
+
+
+def explain(error: Exception) -> QueueUnavailable:
+    """The exception for an error of the driver."""
+    words = f"Redis: {error}"
+    if isinstance(error, _DENIED) or (isinstance(error, ResponseError) and any(word in words for word in _WRONG)):
+        return QueueMisconfigured(words)
+    return QueueUnavailable(words)
+
+
+def is_groupless(error: Exception) -> bool:
+    """Whether the stream or its group is gone: somebody flushed the server, or it is new."""
+    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+
+
+def _client(url: str, answer_seconds: float) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=32,
+        timeout=CONNECT_SECONDS,
+        protocol=2,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=answer_seconds,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)

@@ -1,0 +1,45 @@
+"""Settings of the Redis queue."""
+
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from eventmill import PluginSettings, Reach, SettingsConfigDict
+
+
+class RedisQueueSettings(PluginSettings):
+    """Every field is the variable EVENTMILL_QUEUE_REDIS_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_REDIS_")
+
+    url: SecretStr = Field(
+        description="`redis://USER:PASSWORD@HOST:PORT/0`; `rediss://` for TLS, `unix://` for a socket"
+    )
+    name: str = Field(default="eventmill", pattern=r"^[\w.:-]{1,64}$", description="the stream's key")
+    lease_seconds: float = Field(default=60, ge=0.1, description="how long a received message is the receiver's alone")
+    max_messages: int = Field(
+        default=50_000, ge=1, description="what it holds at most, of up to 1 MiB each; beyond it the API answers 503"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            port = parts.port
+        except ValueError:  # its words would quote what may be the end of a password
+            raise ValueError("has a port that is no number; write special characters of a password as %XX") from None
+        if parts.scheme not in ("redis", "rediss", "unix") or port == 0 or not (parts.hostname or parts.path):
+            raise ValueError("must be redis://, rediss:// (TLS) or unix://, such as redis://127.0.0.1:6379/0")
+        if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
+            raise ValueError("must end in the number of a database, such as /0")
+        return url
+
+    @property
+    def place(self) -> str:
+        parts = urlsplit(self.url.get_secret_value())
+        return f"{parts.hostname}:{parts.port or 6379}/{self.name}" if parts.hostname else f"{parts.path}/{self.name}"
+
+    @property
+    def reach(self) -> Reach:
+        return "network"

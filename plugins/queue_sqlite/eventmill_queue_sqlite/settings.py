@@ -1,0 +1,24 @@
+"""Settings of the SQLite queue."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from eventmill import PluginSettings, Reach, SettingsConfigDict
+
+
+class SqliteQueueSettings(PluginSettings):
+    """Every field is the variable EVENTMILL_QUEUE_SQLITE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_SQLITE_")
+
+    path: Path = Field(description="the file, on a disk of this machine; it is created where it is missing")
+    lease_seconds: float = Field(default=60, gt=0, description="how long a received message is the receiver's alone")
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    @property
+    def reach(self) -> Reach:
+        return "machine"

@@ -1,0 +1,107 @@
+"""The queue: rows that are hidden until a moment, and deleted when they are done."""
+
+import asyncio
+import math
+import shutil
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from eventmill import Delivery, Depth, PartialFailure, Queue, QueueUnavailable, Refused
+from eventmill_queue_sqlite.database import Database
+
+_MAX_BODY_BYTES = 1024 * 1024
+_LOOK_SECONDS = 0.02  # how often a waiting reader looks whether another process has written
+_NEARLY_FULL_BYTES = 1024**3
+
+
+class SqliteQueue(Queue):
+    """One table of the file. A lease is (row, attempt): each receive makes a new one."""
+
+    def __init__(self, database: Database, table: str, lease_seconds: float, dead: "SqliteQueue | None" = None) -> None:
+        self._database = database
+        self._table = table
+        self._lease_seconds = lease_seconds
+        self._dead = dead
+
+    @property
+    def max_body_bytes(self) -> int:
+        return _MAX_BODY_BYTES
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._lease_seconds
+
+    @property
+    def dead(self) -> Queue:
+        return self._dead or self
+
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        large = {i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > _MAX_BODY_BYTES}
+        now_ms = time.time_ns() // 1_000_000
+        rows = [(now_ms, body) for i, body in enumerate(bodies) if i not in large]
+        sql = f"INSERT INTO {self._table} (enqueued_at_ms, body) VALUES (?, ?)"
+        if rows:
+            await self._database.durable(lambda file: file.executemany(sql, rows), deadline - time.monotonic())
+        if large:
+            raise PartialFailure(large)
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        until = time.monotonic() + wait_seconds
+        while True:
+            version = self._database.version()
+            deliveries, next_at = await self._database.quick(lambda file: self._take(file, max_messages))
+            if deliveries or time.monotonic() >= until:
+                return deliveries
+            # There is no event to wait for: the writer may be another process.
+            while time.monotonic() < until and time.time() < next_at and self._database.version() == version:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        rows = [(delivery.lease[0],) for delivery in deliveries]
+        sql = f"DELETE FROM {self._table} WHERE id = ?"
+        if rows:
+            await self._database.quick(lambda file: file.executemany(sql, rows))
+
+    async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
+        rows = [(time.time() + delay_seconds, *delivery.lease) for delivery in deliveries]
+        sql = f"UPDATE {self._table} SET lease = 0, visible_at = ? WHERE id = ? AND lease = ?"
+        if rows:
+            await self._database.quick(lambda file: file.executemany(sql, rows))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        sql = f"UPDATE {self._table} SET visible_at = ? WHERE id = ? AND lease = ?"
+
+        def extend(file: sqlite3.Connection) -> list[Delivery]:
+            until = time.time() + self._lease_seconds
+            return [held for held in deliveries if file.execute(sql, (until, *held.lease)).rowcount == 0]
+
+        return await self._database.quick(extend) if deliveries else []
+
+    async def depth(self) -> Depth:
+        sql = f"""
+SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table} WHERE visible_at > ?),
+    (SELECT enqueued_at_ms FROM {self._table} ORDER BY id LIMIT 1)"""
+        counted = await self._database.quick(lambda file: file.execute(sql, (time.time(),)).fetchone())
+        total, in_flight, oldest_ms = counted
+        return Depth(total - in_flight, in_flight, max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else 0.0)
+
+    async def check(self) -> list[str]:
+        free_bytes = await self._database.quick(lambda file: shutil.disk_usage(self._database.folder).free, 1.8)
+        if free_bytes < _MAX_BODY_BYTES:
+            raise QueueUnavailable("the disk is full")
+        return ["less than 1 GiB is left on the disk"] if free_bytes < _NEARLY_FULL_BYTES else []
+
+    def _take(self, file: sqlite3.Connection, max_messages: int) -> tuple[list[Delivery], float]:
+        """Lease what is visible; tell also when the next message will be, at the earliest."""
+        now = time.time()
+        visible = f"SELECT id FROM {self._table} WHERE visible_at <= ? ORDER BY visible_at, id LIMIT ?"
+        sql = f"""
+UPDATE {self._table} SET attempts = attempts + 1, lease = attempts + 1, visible_at = ? WHERE id IN ({visible})
+RETURNING id, attempts, enqueued_at_ms, body"""
+        rows = file.execute(sql, (now + self._lease_seconds, now, max_messages)).fetchall()
+        if rows:
+            rows.sort()
+            return [Delivery(body, tries, enqueued, (number, tries)) for number, tries, enqueued, body in rows], now
+        [next_at] = file.execute(f"SELECT min(visible_at) FROM {self._table}").fetchone()
+        return [], math.inf if next_at is None else next_at

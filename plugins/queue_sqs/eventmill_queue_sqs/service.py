@@ -1,0 +1,126 @@
+"""What lies around the messages: which queues there are, how they are set, and how to create them."""
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from eventmill import QueueMisconfigured, QueueUnavailable
+from eventmill_queue_sqs.clients import DENIED, MISSING, Clients, code_of
+from eventmill_queue_sqs.settings import SqsQueueSettings, redrive_policy
+
+_SHORT_RETENTION_SECONDS = 4 * 86_400
+_LOW_RECEIVE_COUNT = 100
+_MANY_IN_FLIGHT = 100_000  # SQS hands out nothing more at 120 000
+
+
+class Service:
+    """The queue and its dead-letter queue, as SQS describes them."""
+
+    def __init__(self, clients: Clients, settings: SqsQueueSettings) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._dead_letter_url = settings.dead_letter_url
+
+    async def url(self) -> str:
+        return self._settings.url
+
+    async def dead_letter_url(self) -> str:
+        """Where dead letters go. Raises QueueMisconfigured where nobody said so."""
+        if self._dead_letter_url is None:
+            arn = _target(await self.attributes(self._settings.url, "RedrivePolicy"))
+            if arn is None:
+                raise QueueMisconfigured(
+                    "SQS: no dead-letter queue: run `eventmill migrate`, or set EVENTMILL_QUEUE_SQS_DEAD_LETTER_URL"
+                )
+            *_, account, name = arn.split(":")
+            answer = await self._clients.send(lambda c: c.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account))
+            self._dead_letter_url = str(answer["QueueUrl"])
+        return self._dead_letter_url
+
+    async def attributes(self, url: str, *names: str) -> dict[str, str]:
+        wanted = list(names) or ["All"]
+        answer = await self._clients.send(lambda c: c.get_queue_attributes(QueueUrl=url, AttributeNames=wanted))
+        return dict(answer.get("Attributes", {}))
+
+    async def check(self, url: str) -> list[str]:
+        """Warnings about the queue's settings. Raises QueueUnavailable where it cannot be used."""
+        try:
+            attributes = await self.attributes(url)
+        except QueueMisconfigured as error:
+            if code_of(error.__cause__) not in DENIED:
+                raise
+            return await self._probe(url)
+        if attributes.get("FifoQueue") == "true":
+            raise QueueMisconfigured("SQS: a FIFO queue cannot be used: name a standard queue")
+        return _warnings(
+            attributes, has_dead_letters=url == self._dead_letter_url or bool(self._settings.dead_letter_url)
+        )
+
+    async def migrate(self) -> None:
+        """Create what is missing of the two queues. Raises QueueMisconfigured where that is not allowed."""
+        settings = self._settings
+        existing = await self._find(settings.url)
+        if existing is not None and (settings.dead_letter_url or _target(existing)):
+            if settings.dead_letter_url and await self._find(settings.dead_letter_url) is None:
+                await self._create(settings.dead_letter_name, settings.attributes(), settings.dead_letter_url)
+            return
+        dead_url = await self._create(settings.dead_letter_name, settings.attributes(), settings.dead_letter_url)
+        policy = {"RedrivePolicy": redrive_policy((await self.attributes(dead_url, "QueueArn"))["QueueArn"])}
+        if existing is None:
+            await self._create(settings.name, settings.attributes() | policy, settings.url)
+        else:
+            await self._clients.send(lambda c: c.set_queue_attributes(QueueUrl=settings.url, Attributes=policy))
+
+    async def _find(self, url: str) -> dict[str, str] | None:
+        """The queue's attributes, or None where there is no such queue."""
+        try:
+            return await self.attributes(url)
+        except QueueUnavailable as error:
+            if code_of(error.__cause__) in MISSING:
+                return None
+            raise
+
+    async def _create(self, name: str, attributes: dict[str, str], expected: str | None) -> str:
+        try:
+            answer = await self._clients.send(lambda c: c.create_queue(QueueName=name, Attributes=attributes))
+        except QueueUnavailable as error:
+            if code_of(error.__cause__) != "QueueAlreadyExists":
+                raise
+            answer = await self._clients.send(lambda c: c.get_queue_url(QueueName=name))
+        url = str(answer["QueueUrl"])
+        if expected is not None and urlsplit(url).path != urlsplit(expected).path:
+            raise QueueMisconfigured(f"SQS: these credentials create {url}, but the settings say {expected}")
+        return url
+
+    async def _probe(self, url: str) -> list[str]:
+        """Whether a role that may do nothing but send may do that: SQS refuses an empty batch only after it looked."""
+        try:
+            await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=[]))
+        except QueueUnavailable as error:
+            if "EmptyBatchRequest" not in code_of(error.__cause__):
+                raise
+        return ["this role may not read the queue's attributes: its settings are not checked"]
+
+
+def _target(attributes: dict[str, str]) -> str | None:
+    """The ARN of the dead-letter queue."""
+    policy: dict[str, Any] = json.loads(attributes.get("RedrivePolicy", "{}"))
+    return policy.get("deadLetterTargetArn")
+
+
+def _warnings(attributes: dict[str, str], *, has_dead_letters: bool) -> list[str]:
+    warnings = []
+    retention_seconds = int(attributes.get("MessageRetentionPeriod", _SHORT_RETENTION_SECONDS))
+    if retention_seconds < _SHORT_RETENTION_SECONDS:
+        hours = retention_seconds / 3600
+        warnings.append(f"SQS drops messages after {hours:g} hours: a longer outage of the store loses events")
+    policy = json.loads(attributes.get("RedrivePolicy", "{}"))
+    if int(policy.get("maxReceiveCount", _LOW_RECEIVE_COUNT)) < _LOW_RECEIVE_COUNT:
+        count = policy["maxReceiveCount"]
+        warnings.append(f"SQS moves messages to the dead letters after {count} receives (maxReceiveCount): set 1000")
+    if not policy and not has_dead_letters:
+        warnings.append("SQS has no dead-letter queue for this one: run `eventmill migrate`")
+    in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
+    if in_flight > _MANY_IN_FLIGHT:
+        warnings.append(f"{in_flight} messages are in flight: SQS hands out nothing more at 120 000")
+    return warnings

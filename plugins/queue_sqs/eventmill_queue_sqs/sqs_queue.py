@@ -1,0 +1,236 @@
+"""The queue: bodies in base64, in batches as large as SQS takes them."""
+
+import asyncio
+import base64
+import binascii
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from eventmill import (
+    Delivery,
+    Depth,
+    PartialFailure,
+    Queue,
+    QueueMisconfigured,
+    QueueUnavailable,
+    Refused,
+    Unknown,
+)
+from eventmill_queue_sqs.clients import Clients
+from eventmill_queue_sqs.service import Service
+from eventmill_queue_sqs.settings import MAX_LEASE_SECONDS
+
+T = TypeVar("T")
+
+CHECK_SECONDS = 1.8
+MAX_BODY_BYTES = 46 * 1024  # in base64 within one billing unit of 64 KiB
+_BATCH = 10
+_BATCH_BYTES = 1024 * 1024
+# A lease that is over, or a message that is gone: SQS has several words for it.
+_STALE = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "InvalidReceiptHandle"}
+_STALE |= {f"AWS.SimpleQueueService.{code}" for code in _STALE}
+
+
+@dataclass(slots=True)
+class Lease:
+    """SQS lets a stale receipt handle through at times; so a lease that is over by our own clock is not used."""
+
+    receipt: str
+    ends: float  # on the clock of time.monotonic()
+
+
+class SqsQueue(Queue):
+    """One queue. Its `url` is asked for at each use: that of the dead letters may have to be looked up."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        service: Service,
+        url: Callable[[], Awaitable[str]],
+        lease_seconds: int,
+        dead: "SqsQueue | None" = None,
+    ) -> None:
+        self._clients = clients
+        self._service = service
+        self._url = url
+        self._lease_seconds = lease_seconds
+        self._dead = dead
+
+    @property
+    def max_body_bytes(self) -> int:
+        return MAX_BODY_BYTES
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._lease_seconds
+
+    @property
+    def dead(self) -> Queue:
+        return self._dead or self
+
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        failed: dict[int, Refused | Unknown] = {
+            i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > MAX_BODY_BYTES
+        }
+        entries = [(i, base64.b64encode(body).decode()) for i, body in enumerate(bodies) if i not in failed]
+        sending = {asyncio.create_task(self._send(batch)): batch for batch in _batches(entries)}
+        if sending:
+            _, late = await asyncio.wait(sending, timeout=max(0.0, deadline - time.monotonic()))
+            for task in late:
+                task.cancel()
+            verdicts = await asyncio.gather(*sending, return_exceptions=True)
+            if all(isinstance(verdict, BaseException) for verdict in verdicts):
+                raise _first(verdicts)
+            for batch, verdict in zip(sending.values(), verdicts, strict=True):
+                failed |= (
+                    {i: Unknown(str(verdict)) for i, _ in batch} if isinstance(verdict, BaseException) else verdict
+                )
+        if failed:
+            raise PartialFailure(failed)
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        url = await self._url()
+        deliveries: list[Delivery] = []
+        while len(deliveries) < max_messages:
+            wanted = min(_BATCH, max_messages - len(deliveries))
+            wait = 0 if deliveries else math.ceil(wait_seconds)
+            try:
+                received = await self._receive(url, wanted, wait)
+            except QueueUnavailable:
+                if deliveries:
+                    break  # these are leased: they must be handed over
+                raise
+            deliveries += received
+            if len(received) < wanted:
+                break
+        return deliveries
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._each("delete_message_batch", deliveries, {})
+        for delivery in deliveries:
+            delivery.lease.ends = 0.0
+
+    async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
+        held = [delivery for delivery in deliveries if delivery.lease.ends > time.monotonic()]
+        timeout = min(MAX_LEASE_SECONDS, math.ceil(delay_seconds))
+        await self._each("change_message_visibility_batch", held, {"VisibilityTimeout": timeout})
+        for delivery in held:
+            delivery.lease.ends = 0.0
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        held = [delivery for delivery in deliveries if delivery.lease.ends > time.monotonic()]
+        timeout = {"VisibilityTimeout": self._lease_seconds}
+        stale = await self._each("change_message_visibility_batch", held, timeout)
+        ends = time.monotonic() + self._lease_seconds
+        for delivery in deliveries:
+            delivery.lease.ends = 0.0
+        for delivery in set(held) - set(stale):
+            delivery.lease.ends = ends
+        return [delivery for delivery in deliveries if delivery.lease.ends == 0.0]
+
+    async def depth(self) -> Depth:
+        names = ("", "NotVisible", "Delayed")
+        attributes = await self._service.attributes(
+            await self._url(), *(f"ApproximateNumberOfMessages{name}" for name in names)
+        )
+        ready, in_flight, delayed = (int(attributes[f"ApproximateNumberOfMessages{name}"]) for name in names)
+        return Depth(ready + delayed, in_flight, None)
+
+    async def check(self) -> list[str]:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await self._service.check(await self._url())
+        except TimeoutError:
+            raise QueueUnavailable("SQS does not answer in time") from None
+
+    async def migrate(self) -> None:
+        await self._service.migrate()
+
+    async def _send(self, batch: Sequence[tuple[int, str]]) -> dict[int, Refused | Unknown]:
+        """Send one batch; return what of it failed."""
+        url = await self._url()
+        entries = [{"Id": str(i), "MessageBody": body} for i, body in batch]
+        answer = await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=entries))
+        confirmed = {int(entry["Id"]) for entry in answer.get("Successful", [])}
+        failed: dict[int, Refused | Unknown] = {
+            i: Unknown("SQS did not confirm it") for i, _ in batch if i not in confirmed
+        }
+        for entry in answer.get("Failed", []):
+            kind = Refused if entry.get("SenderFault") else Unknown
+            failed[int(entry["Id"])] = kind(f"{entry.get('Code')}: {entry.get('Message', '')}")
+        return failed
+
+    async def _receive(self, url: str, count: int, wait_seconds: int) -> list[Delivery]:
+        answer = await self._clients.receive(
+            lambda c: c.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=count,
+                WaitTimeSeconds=wait_seconds,
+                VisibilityTimeout=self._lease_seconds,
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+            )
+        )
+        ends = time.monotonic() + self._lease_seconds
+        return [_delivery(message, ends) for message in answer.get("Messages", [])]
+
+    async def _each(self, action: str, deliveries: Sequence[Delivery], fields: dict[str, Any]) -> list[Delivery]:
+        """Call a batch action for all deliveries; return those whose lease SQS says is over."""
+        batches = [deliveries[start : start + _BATCH] for start in range(0, len(deliveries), _BATCH)]
+        if not batches:
+            return []
+        url = await self._url()
+
+        async def call(batch: Sequence[Delivery]) -> list[Delivery]:
+            entries = [{"Id": str(i), "ReceiptHandle": d.lease.receipt} | fields for i, d in enumerate(batch)]
+            answer = await self._clients.send(lambda c: getattr(c, action)(QueueUrl=url, Entries=entries))
+            failed = answer.get("Failed", [])
+            if wrong := [entry for entry in failed if entry.get("Code") not in _STALE]:
+                raise QueueUnavailable(f"SQS: {wrong[0].get('Code')}: {wrong[0].get('Message', '')}")
+            return [batch[int(entry["Id"])] for entry in failed]
+
+        verdicts = await asyncio.gather(*map(call, batches), return_exceptions=True)
+        if any(isinstance(verdict, BaseException) for verdict in verdicts):
+            raise _first(verdicts)
+        return [delivery for stale in verdicts if not isinstance(stale, BaseException) for delivery in stale]
+
+
+def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """The entries in batches that SQS takes: ten, and a mebibyte together."""
+    batch: list[tuple[int, str]] = []
+    size = 0
+    for entry in entries:
+        if len(batch) == _BATCH or size + len(entry[1]) > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += len(entry[1])
+    if batch:
+        yield batch
+
+
+def _first(verdicts: Sequence[object]) -> Exception:
+    """What to raise for calls that failed: the error that waiting does not mend, before all others."""
+    errors = [verdict for verdict in verdicts if isinstance(verdict, Exception)]
+    wrong = [error for error in errors if isinstance(error, QueueMisconfigured)]
+    return (wrong or errors or [QueueUnavailable("SQS does not answer in time")])[0]
+
+
+def _delivery(message: dict[str, Any], ends: float) -> Delivery:
+    attributes = message["Attributes"]
+    return Delivery(
+        _decode(message["Body"]),
+        int(attributes["ApproximateReceiveCount"]),
+        int(attributes["SentTimestamp"]),
+        Lease(message["ReceiptHandle"], ends),
+    )
+
+
+def _decode(text: str) -> bytes:
+    """The body; what somebody else sent, not in base64, as it is."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode()

@@ -1,0 +1,272 @@
+"""What only a real Redis shows: crashes, flushes, full memory, wrong rights, names left behind."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+from redis.asyncio import Redis
+
+import eventmill_queue_redis
+import services
+from eventmill import PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
+from eventmill.testing.contract import eventually
+from eventmill.testing.queue_contract import bodies_of, drain, receive, soon, stays_empty
+from eventmill_queue_redis.settings import RedisQueueSettings
+
+pytestmark = pytest.mark.anyio
+GROUP = "eventmill"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[services.RedisServer]:
+    with services.running_redis(tmp_path / "redis") as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(url: str, **fields: Any) -> AsyncIterator[Queue]:
+    settings = RedisQueueSettings(url=SecretStr(url), **({"lease_seconds": 1} | fields))
+    async with eventmill_queue_redis.backend.open(settings) as queue:
+        yield queue
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(url, protocol=2) as redis:
+        yield redis
+
+
+async def command(url: str, words: str) -> None:
+    async with client(url) as redis:
+        await redis.execute_command(*words.split())
+
+
+# crashes and outages
+
+
+async def test_a_server_that_is_killed_comes_back_with_every_confirmed_message(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue:
+        await queue.publish([b"%d" % n for n in range(100)], soon())
+        held = await receive(queue, 10)
+        server.kill()
+        for failing in (queue.publish([b"no"], soon()), queue.receive(1, 1), queue.ack(held), queue.check()):
+            with pytest.raises(QueueUnavailable):
+                await failing
+        server.start()
+        await queue.ack(held)
+        assert await drain(queue, 90) == Counter(b"%d" % n for n in range(100)) - bodies_of(held)
+
+
+async def test_a_server_that_hangs_is_reported_before_the_deadline_and_heals(server: services.RedisServer) -> None:
+    assert server.process is not None
+    async with opened(server.url) as queue:
+        await queue.publish([b"before"], soon())
+        server.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(QueueUnavailable):
+            await queue.publish([b"during"], time.monotonic() + 1)
+        with pytest.raises(QueueUnavailable):
+            await queue.check()
+        assert time.monotonic() - started < 4
+        server.process.send_signal(signal.SIGCONT)
+        await queue.publish([b"after"], soon())
+        bodies = {delivery.body for delivery in await receive(queue, 2)}
+        assert bodies <= {b"before", b"during", b"after"}
+
+
+async def test_a_reader_that_is_cancelled_loses_nothing(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, opened(server.url) as other:
+        for number in range(20):
+            reading = asyncio.create_task(queue.receive(1, 1))
+            await asyncio.sleep(0.001 * number)
+            publishing = asyncio.create_task(queue.publish([b"%d" % number], soon()))
+            reading.cancel()
+            await publishing
+        assert set(await drain(other, 20)) == {b"%d" % number for number in range(20)}
+
+
+@pytest.mark.parametrize("words", ["FLUSHALL", "DEL {eventmill}", f"XGROUP DESTROY {{eventmill}} {GROUP}"])
+async def test_a_group_that_is_gone_is_made_anew(server: services.RedisServer, words: str) -> None:
+    async with opened(server.url) as queue:
+        await queue.publish([b"lost"], soon())
+        held = await receive(queue, 1)
+        await command(server.url, words)
+        assert await queue.extend(held) == held
+        await queue.release(held)
+        await queue.ack(held)
+        await queue.publish([b"new"], soon())
+        assert bodies_of(await receive(queue, 1)) == Counter([b"new"])
+        assert (await queue.depth()).in_flight == 1
+
+
+# memory
+
+
+async def test_a_full_queue_refuses_until_there_is_room(server: services.RedisServer) -> None:
+    async with opened(server.url, max_messages=5) as queue, opened(server.url, max_messages=5) as other:
+        await queue.publish([b"%d" % n for n in range(5)], soon())
+        for handle in (queue, other):
+            with pytest.raises(QueueUnavailable, match="full"):
+                await handle.check()
+            with pytest.raises(QueueUnavailable, match="full"):
+                await handle.publish([b"too many"], soon())
+        await queue.ack(await receive(queue, 3))
+        await queue.publish([b"again"], soon())
+        await other.publish([b"again"], soon())
+        assert (await queue.depth()).ready == 4
+
+
+async def test_a_server_without_memory_refuses_and_evicts_nothing(tmp_path: Path) -> None:
+    options = ("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+    with services.running_redis(tmp_path / "redis", *options) as server:
+        async with opened(server.url) as queue:
+            confirmed = 0
+
+            async def publish_many() -> None:
+                nonlocal confirmed
+                while confirmed < 1000:
+                    await queue.publish([b"x" * 20_000], soon())
+                    confirmed += 1
+
+            with pytest.raises((QueueUnavailable, PartialFailure), match="(?i)memory"):
+                await publish_many()
+            assert (await queue.depth()).ready == confirmed
+
+
+async def test_what_endangers_messages_is_told(tmp_path: Path) -> None:
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with services.running_redis(tmp_path / "redis", *options) as server:
+        async with opened(server.url) as queue:
+            persistence, eviction = await queue.check()
+            assert "append-only" in persistence
+            assert "allkeys-lru" in eviction
+
+
+async def test_a_safe_server_gives_no_warnings(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue:
+        assert await queue.check() == []
+
+
+# wrong settings
+
+
+async def test_a_wrong_password_is_told_from_an_outage(tmp_path: Path) -> None:
+    with services.running_redis(tmp_path / "redis", "--requirepass", "right") as server:
+        for url in (server.url, server.url.replace("//", "//:wrong@")):
+            async with opened(url) as queue:
+                for failing in (queue.check(), queue.publish([b"x"], soon()), queue.receive(1, 1)):
+                    with pytest.raises(QueueMisconfigured):
+                        await failing
+        async with opened(server.url.replace("//", "//:right@")) as queue:
+            await queue.publish([b"x"], soon())
+
+
+async def test_missing_rights_are_told_and_a_publisher_needs_few(server: services.RedisServer) -> None:
+    await command(server.url, "ACL SETUSER reader on >pw ~* +xlen +info +type")
+    await command(server.url, "ACL SETUSER writer on >pw ~* +xlen +xadd +type")
+    async with opened(server.url.replace("//", "//reader:pw@")) as queue:
+        with pytest.raises(QueueMisconfigured):
+            await queue.publish([b"x"], soon())
+    async with opened(server.url.replace("//", "//writer:pw@")) as queue:
+        await queue.publish([b"x"], soon())
+        assert ["INFO" in warning for warning in await queue.check()] == [True]
+
+
+async def test_a_key_of_another_program_is_told(server: services.RedisServer) -> None:
+    async with client(server.url) as redis:
+        await redis.set("{eventmill}", "something else")
+    async with opened(server.url) as queue:
+        for failing in (queue.check(), queue.publish([b"x"], soon()), queue.receive(1, 1), queue.migrate()):
+            with pytest.raises(QueueMisconfigured, match="WRONGTYPE"):
+                await failing
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://h", "redis://", "redis://h:0/", "redis://:secret#1@h:6379/0", "redis://h/zero"]
+)
+async def test_an_address_that_is_none_is_told_without_secrets(url: str) -> None:
+    with pytest.raises(ValidationError, match="redis://|%XX|number of a database") as refusal:
+        RedisQueueSettings(url=SecretStr(url))
+    assert "secret" not in str(refusal.value)
+
+
+# leases
+
+
+async def test_an_entry_of_somebody_else_is_handed_over(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, client(server.url) as redis:
+        await redis.xadd("{eventmill}", {"foreign": "words"})
+        assert await drain(queue, 1) == Counter([b"words"])
+
+
+async def test_a_delay_longer_than_a_lease_holds_for_every_consumer(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, opened(server.url) as other:
+        await queue.publish([b"parked"], soon())
+        await queue.release(await receive(queue, 1), delay_seconds=3.3)
+        released = time.monotonic()
+        await stays_empty(other, 2.5)
+        [again] = await receive(other, 1)
+        assert 3 <= time.monotonic() - released < 5
+        await other.ack([again])
+        await stays_empty(queue, 1.5)
+
+
+async def test_an_acked_message_leaves_nothing_on_the_server(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, client(server.url) as redis:
+        await queue.publish([b"x" * 1000] * 50, soon())
+        await queue.release(await receive(queue, 50), delay_seconds=2)
+        await queue.ack(await receive(queue, 50))
+        assert await redis.xlen("{eventmill}") == 0
+        assert await redis.exists("{eventmill}:parked") == 0
+
+
+async def consumers(url: str) -> list[bytes]:
+    async with client(url) as redis:
+        return [consumer["name"] for consumer in await redis.xinfo_consumers("{eventmill}", GROUP)]
+
+
+async def test_a_consumer_that_leaves_takes_its_name_along_unless_it_holds_messages(
+    server: services.RedisServer,
+) -> None:
+    async with opened(server.url) as queue:
+        await queue.publish([b"one"], soon())
+        await queue.ack(await receive(queue, 1))
+        assert len(await consumers(server.url)) == 1
+    assert await consumers(server.url) == []
+    async with opened(server.url) as queue:
+        await queue.publish([b"two"], soon())
+        await receive(queue, 1)
+    assert len(await consumers(server.url)) == 1
+    async with opened(server.url) as queue:
+        assert bodies_of(await receive(queue, 1)) == Counter([b"two"])
+
+
+async def test_names_left_behind_are_removed_once_they_hold_nothing(
+    server: services.RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eventmill_queue_redis import redis_queue
+
+    async with client(server.url) as redis, opened(server.url) as queue:
+        await queue.publish([b"held", b"done"], soon())
+        await queue.migrate()
+        for name in ("crashed", "finished"):
+            await redis.xreadgroup(GROUP, name, {"{eventmill}": ">"}, 1)
+        await redis.xack(
+            "{eventmill}", GROUP, (await redis.xpending_range("{eventmill}", GROUP, "-", "+", 9))[1]["message_id"]
+        )
+        monkeypatch.setattr(redis_queue, "_REAP_SECONDS", 0.5)
+
+        async def is_reaped() -> bool:
+            await queue.receive(1, 0)
+            names = await consumers(server.url)
+            return b"finished" not in names
+
+        await eventually(is_reaped)
+        assert b"crashed" in await consumers(server.url) or bodies_of(await receive(queue, 1)) == Counter([b"held"])
