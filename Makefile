@@ -16,7 +16,7 @@ run: .venv/.run
 	@exec $(BIN)/eventmill run $(ARGS)
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 
 check: .venv/.dev
 	@$(BIN)/ruff check .
@@ -26,6 +26,7 @@ check: .venv/.dev
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/query_day.py
 	@$(BIN)/python benchmarks/insert_encoding.py
+	@PYTHONPATH=tests $(BIN)/python benchmarks/sqs_cost.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

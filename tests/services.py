@@ -210,6 +210,10 @@ class SqsServer:
         """How many calls, or billing "units", there were of each action."""
         return dict(httpx.get(f"{self.endpoint}/usage").raise_for_status().json()[what])
 
+    def waiting(self, name: str) -> int:
+        """How many messages the queue holds, leased ones included."""
+        return int(httpx.get(f"{self.endpoint}/usage").raise_for_status().json()["waiting"].get(name, 0))
+
 
 @contextmanager
 def running_sqs() -> Iterator[SqsServer]:

@@ -311,7 +311,8 @@ class Server:
         return web.Response()
 
     async def usage(self, request: web.Request) -> web.Response:
-        return web.json_response({"calls": dict(self.calls), "units": dict(self.units)})
+        waiting = {queue.name: len(queue.messages) for queue in self.queues.values()}
+        return web.json_response({"calls": dict(self.calls), "units": dict(self.units), "waiting": waiting})
 
 
 async def serve(port: int) -> None:

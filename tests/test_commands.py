@@ -24,10 +24,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-SPOOL = {"PYTHONPATH": f"{ROOT / 'tests/plugins/spool'}:{ROOT / 'examples/third_party_plugin'}"}
 
-
-def spool(folder: Path) -> dict[str, str]:
+def shared(folder: Path) -> dict[str, str]:
     """Settings of backends that processes of one machine can share."""
     (folder / "eventmill_store_jsonl-1.0.dist-info").mkdir(exist_ok=True)
     (folder / "eventmill_store_jsonl-1.0.dist-info" / "METADATA").write_text(
@@ -37,9 +35,10 @@ def spool(folder: Path) -> dict[str, str]:
         "[eventmill]\nstore_jsonl = eventmill_store_jsonl\n"
     )
     return {
-        "PYTHONPATH": f"{SPOOL['PYTHONPATH']}:{folder}",
-        "EVENTMILL_QUEUE": "spool",
-        "EVENTMILL_QUEUE_SPOOL_PATH": str(folder / "spool.db"),
+        "PYTHONPATH": f"{ROOT / 'examples/third_party_plugin'}:{folder}",
+        "EVENTMILL_QUEUE": "sqlite",
+        "EVENTMILL_QUEUE_SQLITE_PATH": str(folder / "queue.db"),
+        "EVENTMILL_QUEUE_SQLITE_LEASE_SECONDS": "5",
         "EVENTMILL_STORE": "jsonl",
         "EVENTMILL_STORE_JSONL_PATH": str(folder / "events.jsonl"),
         "EVENTMILL_LISTEN": "127.0.0.1:0",
@@ -58,8 +57,8 @@ def ask(
 
 
 def pending(folder: Path) -> int:
-    """How many messages the spool queue holds."""
-    with closing(sqlite3.connect(folder / "spool.db")) as database:
+    """How many messages the queue holds."""
+    with closing(sqlite3.connect(folder / "queue.db")) as database:
         return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])
 
 
@@ -106,7 +105,7 @@ def test_run_keeps_the_events_for_its_next_start(tmp_path: Path, number: signal.
 
 def test_serve_takes_events_while_the_store_is_away_and_answers_when_it_is_back(tmp_path: Path) -> None:
     with services.running_clickhouse(tmp_path / "server") as server:
-        settings = spool(tmp_path) | {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
+        settings = shared(tmp_path) | {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
         assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
         server.kill()
         with (
@@ -159,7 +158,7 @@ def test_run_prints_what_a_newcomer_needs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_empties_the_memory_queue_into_the_store_before_it_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    settings = spool(tmp_path) | {"EVENTMILL_QUEUE": "memory", "EVENTMILL_BATCH_SECONDS": "60"}
+    settings = shared(tmp_path) | {"EVENTMILL_QUEUE": "memory", "EVENTMILL_BATCH_SECONDS": "60"}
     with running("run", cwd=tmp_path, settings=settings) as program:
         url = program.url()
         sent = eventmill("send", str(real_events.FILE), "--url", url, cwd=tmp_path)
@@ -200,7 +199,7 @@ def test_an_unfinished_upload_does_not_hold_up_leaving(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_serve_and_consume_share_the_work_as_processes_of_their_own(tmp_path: Path, workers: str) -> None:
-    settings = spool(tmp_path)
+    settings = shared(tmp_path)
     assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
     with (
         running("serve", "--workers", workers, cwd=tmp_path, settings=settings) as api,
@@ -219,7 +218,7 @@ def test_serve_and_consume_share_the_work_as_processes_of_their_own(tmp_path: Pa
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     import os
 
-    with running("serve", "--workers", "2", cwd=tmp_path, settings=spool(tmp_path)) as api:
+    with running("serve", "--workers", "2", cwd=tmp_path, settings=shared(tmp_path)) as api:
         url = api.url()
         children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children")
         workers = [
@@ -236,7 +235,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
 
 
 def test_serve_keeps_serving_a_while_after_sigterm(tmp_path: Path) -> None:
-    settings = spool(tmp_path) | {"EVENTMILL_SHUTDOWN_DELAY_SECONDS": "2", "EVENTMILL_STORE": "none"}
+    settings = shared(tmp_path) | {"EVENTMILL_SHUTDOWN_DELAY_SECONDS": "2", "EVENTMILL_STORE": "none"}
     with running("serve", cwd=tmp_path, settings=settings) as api:
         url = api.url()
         assert httpx.get(f"{url}/metrics?event_name=a&from=1&to=2").status_code == 503
@@ -259,7 +258,7 @@ def test_serve_keeps_serving_a_while_after_sigterm(tmp_path: Path) -> None:
         (["run"], {"EVENTMILL_QUEUE": "kafka"}, ["no queue is named 'kafka'", "Available: memory"]),
         (["run"], {"EVENTMILL_LISTEN": "8080"}, ["EVENTMILL_LISTEN", "HOST:PORT"]),
         (["run"], {"EVENTMILL_BATCH_ROWS": "many"}, ["EVENTMILL_BATCH_ROWS"]),
-        (["run"], {"EVENTMILL_QUEUE_MEMORY_LEASE_SECONDS": "0"}, ["EVENTMILL_QUEUE_MEMORY_LEASE_SECONDS"]),
+        (["run"], {"EVENTMILL_QUEUE_SQLITE_LEASE_SECONDS": "0"}, ["EVENTMILL_QUEUE_SQLITE_LEASE_SECONDS"]),
         (["run", "--listen", "256.0.0.1:80"], {}, ["cannot listen on 256.0.0.1:80"]),
         (["send", "nowhere.ndjson"], {}, ["nowhere.ndjson"]),
         (["send", "-", "--url", "ftp://x"], {}, ["ftp://x"]),
@@ -314,7 +313,7 @@ def test_check_tells_what_should_be_known(tmp_path: Path) -> None:
 
 
 def test_check_fails_for_a_store_that_cannot_be_used(tmp_path: Path) -> None:
-    settings = spool(tmp_path) | {"EVENTMILL_STORE_JSONL_PATH": str(tmp_path / "nowhere" / "events.jsonl")}
+    settings = shared(tmp_path) | {"EVENTMILL_STORE_JSONL_PATH": str(tmp_path / "nowhere" / "events.jsonl")}
     done = eventmill("check", cwd=tmp_path, settings=settings)
     assert done.returncode == 1
     assert "FAILED\tStoreUnavailable" in done.stdout
@@ -322,9 +321,9 @@ def test_check_fails_for_a_store_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_migrate_may_run_again(tmp_path: Path) -> None:
     for _ in range(2):
-        done = eventmill("migrate", cwd=tmp_path, settings=spool(tmp_path))
+        done = eventmill("migrate", cwd=tmp_path, settings=shared(tmp_path))
         assert done.returncode == 0
-        assert done.stdout.splitlines() == ["queue\tspool\tup to date", "store\tjsonl\tup to date"]
+        assert done.stdout.splitlines() == ["queue\tsqlite\tup to date", "store\tjsonl\tup to date"]
 
 
 def test_plugins_are_listed_as_text_and_as_json(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Consumer:
     """Moves events from a queue into a store. A delivery is acked only when each of its events is settled.
 
     `run` returns after `stop`; what it holds by then is inserted and acked, or released, within 20 s.
+
+    Args:
+        receive_seconds: how long one receive may wait for a message.
+        pause_seconds: the pause after a receive that brought less than was asked for, where a call costs money.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Consumer:
         batch_bytes: int = 8 * 1024 * 1024,
         batch_seconds: float = 1.0,
         receive_seconds: float = 1.0,
+        pause_seconds: float = 0.0,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._queue = queue
@@ -74,6 +79,7 @@ class Consumer:
         self._batch_bytes = batch_bytes
         self._batch_seconds = batch_seconds
         self._receive_seconds = receive_seconds
+        self._pause_seconds = pause_seconds
         self._drain_seconds = drain_seconds
         self._held: set[Delivery] = set()
         self._received: deque[Delivery] = deque()  # held, and not decoded yet
@@ -122,9 +128,12 @@ class Consumer:
             left = intake.started + self._batch_seconds - time.monotonic() if intake.deliveries else math.inf
             if left <= 0 or self._is_done():
                 break
-            self._received.extend(await self._receive(min(left, self._receive_seconds)))
-            if self._stopping.is_set() and not self._received:
+            received = await self._receive(min(left, self._receive_seconds))
+            self._received.extend(received)
+            if self._stopping.is_set() and not received:
                 break
+            if 0 < len(received) < RECEIVE_MESSAGES:
+                await self._sleep(self._pause_seconds)
         return intake
 
     async def _receive(self, wait_seconds: float) -> list[Delivery]:
@@ -228,6 +237,11 @@ class Consumer:
         if self._stopping.is_set():
             await asyncio.sleep(min(seconds, 1.0))
         else:
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until the consumer is stopped."""
+        if seconds and not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 

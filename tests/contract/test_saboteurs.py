@@ -15,6 +15,7 @@ SUITES = {
     "queue": ("QueueContract", "MemoryQueueSettings", "lease_seconds=1", queue_saboteurs),
     "store": ("StoreContract", "MemoryStoreSettings", "", store_saboteurs),
 }
+pytestmark = pytest.mark.xdist_group("saboteurs")  # they share a fixture that takes long
 CASES = [(kind, saboteur) for kind, suite in SUITES.items() for saboteur in suite[3].CAUGHT_BY]
 
 _IMPORTS = """

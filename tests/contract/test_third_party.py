@@ -4,17 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import eventmill_spool
 import eventmill_store_jsonl
-from eventmill.testing import QueueContract, StoreContract
-
-
-class TestSpoolQueue(QueueContract):
-    backend = eventmill_spool.backend
-
-    @pytest.fixture
-    def settings(self, tmp_path: Path) -> eventmill_spool.Settings:
-        return eventmill_spool.Settings(path=tmp_path / "spool.db", lease_seconds=1)
+from eventmill.testing import StoreContract
 
 
 class TestJsonlStore(StoreContract):

@@ -169,11 +169,12 @@ async def test_a_wrong_password_is_told_from_an_outage(tmp_path: Path) -> None:
 
 
 async def test_missing_rights_are_told_and_a_publisher_needs_few(server: services.RedisServer) -> None:
-    await command(server.url, "ACL SETUSER reader on >pw ~* +xlen +info +type")
-    await command(server.url, "ACL SETUSER writer on >pw ~* +xlen +xadd +type")
+    await command(server.url, "ACL SETUSER reader on >pw ~* +xlen +info")
+    await command(server.url, "ACL SETUSER writer on >pw ~* +xlen +xadd")
     async with opened(server.url.replace("//", "//reader:pw@")) as queue:
-        with pytest.raises(QueueMisconfigured):
-            await queue.publish([b"x"], soon())
+        for failing in (queue.publish([b"x"], soon()), queue.check()):
+            with pytest.raises(QueueMisconfigured):
+                await failing
     async with opened(server.url.replace("//", "//writer:pw@")) as queue:
         await queue.publish([b"x"], soon())
         assert ["INFO" in warning for warning in await queue.check()] == [True]

@@ -33,11 +33,12 @@ class Chosen(Generic[Opened]):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the user chose; `store` is None for `none`."""
+    """What the user chose; `store` is None for `none`. The queue is billed where its backend lingers by itself."""
 
     queue: Chosen[Queue]
     store: Chosen[Store] | None
     linger_ms: float
+    is_billed: bool
     http_apps: list[HttpApp]
 
     def need_store(self) -> Chosen[Store]:
@@ -45,6 +46,16 @@ class Choice:
         if self.store is None:
             raise ConfigurationError("EVENTMILL_STORE=none is only for `eventmill serve`: name a store")
         return self.store
+
+    def bill(self, workers: int) -> str | None:
+        """What lingering and workers do to the bill, in words, where the queue's calls cost money."""
+        if not self.is_billed:
+            return None
+        calls = f"up to {workers * 1000 / self.linger_ms:.0f} a second" if self.linger_ms else "as many as requests"
+        return (
+            f"each call of the queue {self.queue.backend.name!r} is billed: with a linger of {self.linger_ms:g} ms and"
+            f" {workers} worker(s) there are {calls} that are not full; a longer EVENTMILL_LINGER_MS makes fewer"
+        )
 
     def refuse_process(self, command: str) -> None:
         """Raise ConfigurationError when a backend lives in one process and `command` needs more than one."""
@@ -79,7 +90,8 @@ def choose(settings: Settings, *, queue: Default | None = None, store: Default |
         store_backend = plugins.store(store_name)
         chosen_store = Chosen("store", store_backend, _settings(store_backend, store))
     linger_ms = queue_backend.linger_ms if settings.linger_ms is None else settings.linger_ms
-    return Choice(chosen_queue, chosen_store, linger_ms, [item.record for item in plugins.http_apps])
+    http_apps = [item.record for item in plugins.http_apps]
+    return Choice(chosen_queue, chosen_store, linger_ms, queue_backend.linger_ms > 0, http_apps)
 
 
 def _warn(plugins: Plugins) -> None:

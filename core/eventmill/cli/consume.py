@@ -12,6 +12,12 @@ from eventmill.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
+# An idle consumer far away costs a call per wait; near, leaving should not wait that long.
+FAR_RECEIVE_SECONDS = 5.0
+NEAR_RECEIVE_SECONDS = 1.0
+PAUSE_PER_LINGER = 10  # commits that one receive should bring, where lingering pays
+PAUSE_PER_BATCH = 0.4  # but an insert waits for its first event no longer than it is told
+
 
 def consume() -> None:
     settings = load(Settings)
@@ -25,7 +31,7 @@ def consume() -> None:
 async def _consume(settings: Settings, choice: Choice) -> None:
     leave = leave_on_signal()
     async with choice.queue.open() as queue, choice.need_store().open() as store:
-        consumer = create_consumer(settings, queue, store)
+        consumer = create_consumer(settings, choice, queue, store)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: leave.set())
         log.info("consuming from %s into %s", choice.queue.backend.name, choice.need_store().backend.name)
@@ -34,11 +40,14 @@ async def _consume(settings: Settings, choice: Choice) -> None:
         await consuming
 
 
-def create_consumer(settings: Settings, queue: Queue, store: Store) -> Consumer:
-    """A consumer with the batches that the settings want."""
+def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Store) -> Consumer:
+    """A consumer with the batches that the settings want, and as few receives as the queue's price asks for."""
+    is_far = choice.queue.settings.reach == "network"
     return Consumer(
         queue,
         store,
+        receive_seconds=FAR_RECEIVE_SECONDS if is_far else NEAR_RECEIVE_SECONDS,
+        pause_seconds=min(PAUSE_PER_LINGER * choice.linger_ms / 1000, PAUSE_PER_BATCH * settings.batch_seconds),
         batch_rows=settings.batch_rows,
         batch_bytes=settings.batch_bytes,
         batch_seconds=settings.batch_seconds,

@@ -35,7 +35,7 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     start_log(settings.log_level)
     folder = (data or Path(DATA)).absolute()
     embedded = Default("clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"})
-    choice = choose(settings, queue=Default("memory"), store=embedded)
+    choice = choose(settings, queue=Default("sqlite", {"path": folder / "queue.db"}), store=embedded)
     choice.need_store()
     run_loop(_run(settings, choice, bind(settings.listen)))
 
@@ -44,7 +44,7 @@ async def _run(settings: Settings, choice: Choice, listener: socket.socket) -> N
     leave = leave_on_signal()
     async with choice.queue.open() as queue, choice.need_store().open() as store:
         await _migrate(queue, store)
-        consumer = create_consumer(settings, queue, store)
+        consumer = create_consumer(settings, choice, queue, store)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: leave.set())  # it ends by itself only when it breaks
         _greet(url_of(listener), choice)
@@ -65,6 +65,8 @@ async def _migrate(queue: Queue, store: Store) -> None:
 def _greet(url: str, choice: Choice) -> None:
     text = _BANNER.format(url=url, queue=_describe(choice.queue), store=_describe(choice.need_store()))
     Console(highlight=False, soft_wrap=True).print(text)
+    if bill := choice.bill(workers=1):
+        log.info("%s", bill)
 
 
 def _describe(chosen: Chosen[Queue] | Chosen[Store]) -> str:

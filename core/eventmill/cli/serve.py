@@ -32,6 +32,8 @@ def serve(*, listen: str | None, workers: int) -> None:
     choice.refuse_process("eventmill serve")
     listener = bind(settings.listen)
     log.info("serving at %s with %d worker(s)", url_of(listener), workers)
+    if bill := choice.bill(workers):
+        log.info("%s", bill)
     if workers == 1:
         run_loop(_serve(settings, choice, listener))
     else:

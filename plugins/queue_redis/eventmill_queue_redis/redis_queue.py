@@ -135,15 +135,15 @@ class RedisQueue(Queue):
 
     async def check(self) -> list[str]:
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.type(self._key)
         pipeline.xlen(self._key)
+        pipeline.xadd(self._key, {b"b": b""}, id="0-0")  # never a valid id: Redis looks at the rights first
         pipeline.info()
-        kind, length, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
-        for answer in (kind, length):
-            if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
+        length, added, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
+        for answer in (length, added):
+            if isinstance(answer, Exception) and "must be greater than 0-0" not in str(answer):
                 raise explain(answer)
-        if isinstance(length, int) and length >= self._max_messages:
-            self._length = length
+        self._length = length
+        if length >= self._max_messages:
             raise QueueUnavailable(f"the queue is full ({self._max_messages} messages)")
         if isinstance(info, NoPermissionError):
             return ["this user may not ask Redis for INFO: persistence and eviction are not checked"]

@@ -46,7 +46,10 @@ class Database:
         self._open()
 
     async def durable(self, work: Callable[[sqlite3.Connection], T], seconds: float = 60.0) -> T:
-        """Run one transaction that is on the disk when this returns. Raises QueueUnavailable."""
+        """Run one transaction that is on the disk when this returns; `work` may return values, no cursor.
+
+        Raises QueueUnavailable.
+        """
         return await self._run(lambda: self._transact(lambda: self._durable, work), seconds)
 
     async def quick(self, work: Callable[[sqlite3.Connection], T], seconds: float = 60.0) -> T:

@@ -5,7 +5,7 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from eventmill import Delivery, Depth, PartialFailure, Queue, QueueUnavailable, Refused
 from eventmill_queue_sqlite.database import Database
@@ -42,7 +42,7 @@ class SqliteQueue(Queue):
         rows = [(now_ms, body) for i, body in enumerate(bodies) if i not in large]
         sql = f"INSERT INTO {self._table} (enqueued_at_ms, body) VALUES (?, ?)"
         if rows:
-            await self._database.durable(lambda file: file.executemany(sql, rows), deadline - time.monotonic())
+            await self._database.durable(_many(sql, rows), deadline - time.monotonic())
         if large:
             raise PartialFailure(large)
 
@@ -61,13 +61,13 @@ class SqliteQueue(Queue):
         rows = [(delivery.lease[0],) for delivery in deliveries]
         sql = f"DELETE FROM {self._table} WHERE id = ?"
         if rows:
-            await self._database.quick(lambda file: file.executemany(sql, rows))
+            await self._database.quick(_many(sql, rows))
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
         rows = [(time.time() + delay_seconds, *delivery.lease) for delivery in deliveries]
         sql = f"UPDATE {self._table} SET lease = 0, visible_at = ? WHERE id = ? AND lease = ?"
         if rows:
-            await self._database.quick(lambda file: file.executemany(sql, rows))
+            await self._database.quick(_many(sql, rows))
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         sql = f"UPDATE {self._table} SET visible_at = ? WHERE id = ? AND lease = ?"
@@ -105,3 +105,12 @@ RETURNING id, attempts, enqueued_at_ms, body"""
             return [Delivery(body, tries, enqueued, (number, tries)) for number, tries, enqueued, body in rows], now
         [next_at] = file.execute(f"SELECT min(visible_at) FROM {self._table}").fetchone()
         return [], math.inf if next_at is None else next_at
+
+
+def _many(sql: str, rows: Sequence[tuple[object, ...]]) -> Callable[[sqlite3.Connection], None]:
+    """Work that runs a statement for each row. It keeps the cursor: one that ends in another thread breaks the next."""
+
+    def run(file: sqlite3.Connection) -> None:
+        file.executemany(sql, rows)
+
+    return run
