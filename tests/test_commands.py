@@ -408,13 +408,16 @@ def test_send_that_is_interrupted_says_how_far_it_came(tmp_path: Path, url: str,
         stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
-    process.stdin.write(b"\n".join([line(number) for number in range(2500)]))
+    process.stdin.write(b"\n".join([line(number) for number in range(20_500)]))
     process.stdin.flush()
-    wait_until(lambda: ask(url, "sent", span=(1_700_000_000, 1_700_000_000))["total_count"] >= 2000)  # type: ignore[operator]
+    wait_until(lambda: ask(url, "sent", span=(1_700_000_000, 1_700_000_000))["total_count"] >= 20_000)  # type: ignore[operator]
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert out.startswith(b"accepted 2000 of ")
+    accepted = re.match(rb"accepted (\d+) of ", out)
+    assert accepted is not None
+    # What is on the server may not have been answered yet: a few requests are under way at once.
+    assert 10_000 <= int(accepted[1]) <= 20_000
     assert err == b"eventmill: interrupted\n"
 
 

@@ -10,11 +10,21 @@ import pytest
 
 import eventmill_queue_memory
 import eventmill_store_memory
-from eventmill import Delivery, Event, EventBatch, Queue, RejectedEvents, Store, StoreMisconfigured, StoreUnavailable
+from eventmill import (
+    Delivery,
+    Event,
+    EventBatch,
+    Queue,
+    RejectedEvents,
+    Store,
+    StoreMisconfigured,
+    StoreUnavailable,
+    retry,
+)
 from eventmill.answers import pages
 from eventmill.consumer import Consumer
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, encode_line
-from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_frame
+from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_dead, encode_frame
 from eventmill.query import EventFilter
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
@@ -305,3 +315,189 @@ async def test_a_queue_that_fails_is_asked_again() -> None:
         async with consuming(flaky, store):
             await eventually(lambda: is_settled(queue))
         assert flaky.failures == []
+
+
+# inserts under way, and a store that is away
+
+
+async def test_two_inserts_are_under_way_at_once_and_no_more() -> None:
+    class Slow(StoreProxy):
+        now = most = 0
+
+        async def insert(self, batch: EventBatch) -> None:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.05)
+            self.now -= 1
+
+    async with opened() as (queue, store):
+        await publish(queue, *(make_events(10, seed=seed) for seed in range(40)))
+        slow = Slow(store)
+        async with consuming(queue, slow, batch_rows=10):
+            await eventually(lambda: is_settled(queue), 10)
+        assert slow.most == 2
+
+
+async def test_nothing_is_received_while_the_store_is_away() -> None:
+    async with opened() as (queue, store), consuming(queue, store):
+        await publish(queue, make_events(10))
+        await eventually(lambda: is_settled(queue))
+        store.failures = [StoreUnavailable("away")] * 1000
+        await publish(queue, make_events(10, seed=1))
+
+        async def is_tried() -> bool:
+            return len(store.batches) > 2
+
+        await eventually(is_tried)
+        await publish(queue, *(make_events(10, seed=seed) for seed in range(2, 6)))
+        await asyncio.sleep(0.3)
+        assert ((await queue.depth()).ready or 0) >= 3
+        store.failures = []
+        await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 60
+        assert await dead_letters(queue) == []
+
+
+async def test_what_is_held_at_once_is_bounded() -> None:
+    held: set[int] = set()
+
+    class Stuck(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            await asyncio.sleep(0.4)
+
+    async with opened() as (queue, store):
+        await publish(queue, *(make_events(400, seed=seed) for seed in range(300)))
+        async with consuming(queue, Stuck(store), batch_rows=1000, drain_seconds=0.5):
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                held.add((await queue.depth()).in_flight or 0)
+            stopped = time.monotonic()
+        assert time.monotonic() - stopped < 5
+        assert 125 <= max(held) <= 125 + 4 * 100 + 5  # the buffer, what four receivers add at once, two inserts
+
+
+# poison
+
+
+async def test_a_store_that_rejects_everything_is_at_fault_not_the_data(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(StoreProxy):
+        is_broken = True
+
+        async def insert(self, batch: EventBatch) -> None:
+            if self.is_broken:
+                raise RejectedEvents("no column tags", [0])
+            await self.inner.insert(batch)
+
+    async with opened() as (queue, store):
+        broken = Broken(store)
+        await publish(queue, make_events(10))
+        async with consuming(queue, broken):
+
+            async def is_alarmed() -> bool:
+                return "the store rejects every event: no column tags" in caplog.text
+
+            await eventually(is_alarmed)
+            assert await dead_letters(queue) == []
+            broken.is_broken = False
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 10
+        assert await dead_letters(queue) == []
+
+
+async def test_an_event_that_fails_again_and_again_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BACKOFF_SECONDS", (0.001, 0.002))
+
+    class Choking(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            if any(event.user_id == "bad" for event in batch.events):
+                raise RuntimeError("choked")
+            await self.inner.insert(batch)
+
+    events = [make_event(event_id=f"{n}", user_id="bad" if n == 77 else "good") for n in range(200)]
+    async with opened() as (queue, store):
+        await publish(queue, events)
+        async with consuming(queue, Choking(store)):
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 199
+        [record] = await dead_letters(queue)
+        assert [event.event_id for event, _ in decode_frame(record.body)] == ["77"]
+        assert (record.reason, record.code) == ("rejected", "RuntimeError")
+
+
+async def test_an_unexplained_failure_of_an_unhealthy_store_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BACKOFF_SECONDS", (0.001, 0.002))
+    async with opened() as (queue, store):
+        store.failures = [RuntimeError("choked")] * 100
+        await publish(queue, [make_event()])
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 1
+        assert await dead_letters(queue) == []
+
+
+# messages that come again and again
+
+
+async def receive_and_release(queue: Queue, times: int) -> None:
+    for _ in range(times):
+        await queue.release(await queue.receive(100, 1))
+
+
+async def test_attempts_alone_kill_no_message() -> None:
+    async with opened() as (queue, store):
+        await publish(queue, make_events(10), make_events(10, seed=1))
+        await receive_and_release(queue, 50)
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 20
+        assert await dead_letters(queue) == []
+
+
+async def test_a_message_that_came_too_often_is_tried_alone() -> None:
+    async with opened() as (queue, store):
+        await publish(queue, make_events(10))
+        await receive_and_release(queue, 6)
+        await publish(queue, *(make_events(10, seed=seed) for seed in range(1, 5)))
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 10)
+        suspects = {event.identity for event in make_events(10)}
+        mixed = [batch for batch in store.batches if suspects & {event.identity for event in batch.events}]
+        assert [len(batch) for batch in mixed] == [10]
+
+
+async def test_a_message_that_no_process_survives_ends_as_a_dead_letter_and_the_others_stored() -> None:
+    class Killed(BaseException):
+        pass
+
+    class Killer(StoreProxy):
+        deaths = 0
+
+        async def insert(self, batch: EventBatch) -> None:
+            if any(event.user_id == "killer" for event in batch.events):
+                self.deaths += 1
+                raise Killed
+            await self.inner.insert(batch)
+
+    async with opened(lease_seconds=0.1) as (queue, store):
+        killer = Killer(store)
+        await publish(queue, [make_event(user_id="killer")], *(make_events(5, seed=seed) for seed in range(3)))
+        async with asyncio.timeout(30):
+            while not (await queue.dead.depth()).ready:
+                consumer = Consumer(queue, killer, batch_seconds=0.01, receive_seconds=0.05)
+                running = asyncio.create_task(consumer.run())
+                await asyncio.wait([running], timeout=1)  # it dies, or has buried the killer
+                consumer.stop()
+                await asyncio.gather(running, return_exceptions=True)
+        [record] = await dead_letters(queue)
+        assert (record.reason, [event.user_id for event, _ in decode_frame(record.body)]) == ("killer", ["killer"])
+        assert 6 <= killer.deaths <= 12
+        assert len(await store.events()) == 15
+
+
+async def test_a_dead_letter_that_the_queue_itself_moved_back_is_processed() -> None:
+    record = DeadRecord(reason="rejected", body=encode_frame([encode_line(make_event())]))
+    async with opened() as (queue, store):
+        await queue.publish([encode_dead(record)], time.monotonic() + 5)
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue))
+        assert await store.events() == [make_event()]

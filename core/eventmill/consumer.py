@@ -2,53 +2,25 @@
 
 import asyncio
 import contextlib
-import itertools
+import dataclasses
 import logging
-import math
-import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from eventmill import frames
-from eventmill.errors import (
-    EventmillError,
-    RejectedEvents,
-    StoreMisconfigured,
-    UndecodableMessage,
-    UnknownFrameVersion,
-)
-from eventmill.event import Event, EventBatch
-from eventmill.interfaces import Delivery, Queue, Store
+from eventmill.errors import UndecodableMessage
+from eventmill.event import EventBatch
+from eventmill.inserter import Inserter
+from eventmill.interfaces import Queue, Store
+from eventmill.leases import Leases
+from eventmill.receiver import Message, Receiver
+from eventmill.retry import Retry, Stopped
 
 log = logging.getLogger(__name__)
 
-RECEIVE_MESSAGES = 100
-BACKOFF_SECONDS = (0.2, 30.0)
-UNKNOWN_VERSION_DELAY_SECONDS = 60
-PUBLISH_SECONDS = 5.0
+INSERTS = 2  # under way at once
+ALONE_ATTEMPTS = 3  # a suspect that has not survived so often is dead
 DRAIN_SECONDS = 20.0
-
-
-@dataclass(slots=True)
-class Intake:
-    """What was received for one insert: the deliveries still to be acked, and their events."""
-
-    started: float = 0.0
-    size: int = 0
-    deliveries: list[Delivery] = field(default_factory=list)
-    pairs: list[tuple[Event, bytes]] = field(default_factory=list)
-
-    def add(self, delivery: Delivery, pairs: Sequence[tuple[Event, bytes]]) -> None:
-        self.started = self.started or time.monotonic()
-        self.deliveries.append(delivery)
-        self.pairs.extend(pairs)
-        self.size += sum(len(line) for _, line in pairs)
-
-
-class Stopped(Exception):
-    """The consumer's time is up: what is not stored stays in the queue."""
 
 
 class Consumer:
@@ -73,96 +45,129 @@ class Consumer:
         pause_seconds: float = 0.0,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        self._queue = queue
         self._store = store
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
         self._batch_seconds = batch_seconds
-        self._receive_seconds = receive_seconds
-        self._pause_seconds = pause_seconds
         self._drain_seconds = drain_seconds
-        self._held: set[Delivery] = set()
-        self._received: deque[Delivery] = deque()  # held, and not decoded yet
-        self._stopping = asyncio.Event()
-        self._emptying = False
-        self._deadline = float("inf")
-        self._failures = 0  # of receive, in a row
+        self._retry = Retry()
+        self._leases = Leases(queue, self._retry)
+        self._inserter = Inserter(queue, store, self._retry)
+        self._receiver = Receiver(queue, self._inserter, self._leases, self._retry, receive_seconds, pause_seconds)
+        self._buffer = self._receiver.buffer
+        self._slots = asyncio.Semaphore(INSERTS)
+        self._settling: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """Consume until stopped. Nothing is received before the store's check has passed."""
-        heartbeat = asyncio.create_task(self._extend(), name="eventmill-heartbeat")
+        """Consume until stopped. Nothing is received before the store's check has passed.
+
+        An error that nobody foresaw ends it: what is held goes back to the queue, and the error is raised.
+        """
+        heartbeat = asyncio.create_task(self._leases.extend(), name="eventmill-heartbeat")
         try:
-            await self._retry("the store is not ready", self._store.check)
-            while not self._is_done():
-                intake = await self._collect()
-                if intake.deliveries:
-                    await self._settle(intake)
-                elif self._emptying:
-                    break
-        except Stopped:
-            log.warning("leaving with %d messages not stored: they stay in the queue", len(self._held))
+            with contextlib.suppress(Stopped):
+                await self._retry.run("the store is not ready", self._store.check)
+                receiving = asyncio.create_task(self._receiver.run(), name="eventmill-receiver")
+                try:
+                    await self._settle_all(receiving)
+                finally:
+                    if not self._retry.stopping.is_set():
+                        self.stop()  # it broke
+                    await receiving  # a read under way is never cancelled
         finally:
             heartbeat.cancel()
-            await self._release()
+            await self._leases.close()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self, *, empty: bool = False) -> None:
         """Receive no more, or with `empty` only until the queue is empty; then `run` ends within 20 s."""
-        self._emptying = empty
-        self._deadline = time.monotonic() + self._drain_seconds
-        self._stopping.set()
+        self._receiver.is_emptying = empty
+        self._retry.stop(self._drain_seconds)
+        self._buffer.changed.set()
 
-    def _is_done(self) -> bool:
-        return self._stopping.is_set() and not (self._emptying and time.monotonic() < self._deadline)
+    # settling
 
-    async def _collect(self) -> Intake:
-        """Decode messages until one more might be too much for an insert, or the first event is old enough."""
-        intake = Intake()
-        while not intake.deliveries or (
-            len(intake.pairs) + frames.MAX_FRAME_EVENTS <= self._batch_rows
-            and intake.size + frames.MAX_FRAME_BYTES <= self._batch_bytes
-        ):
-            if self._received:
-                await self._decode(self._received.popleft(), intake)
-                await asyncio.sleep(0)  # decoding a crowd must not hold up the API in the same process
+    async def _settle_all(self, receiving: asyncio.Task[None]) -> None:
+        """Cut the buffer into batches and settle them, two at once, until nothing more comes."""
+        while (not receiving.done() or self._buffer) and not self._retry.is_over:
+            if (seconds := self._patience(receiving)) > 0:
+                self._buffer.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._buffer.changed.wait(), seconds)
                 continue
-            left = intake.started + self._batch_seconds - time.monotonic() if intake.deliveries else math.inf
-            if left <= 0 or self._is_done():
+            messages = self._take()
+            if messages[0].is_suspect:
+                await self._settle_alone(messages[0])
+            else:
+                await self._slots.acquire()
+                self._start(messages)
+        if self._settling:
+            _, late = await asyncio.wait(self._settling, timeout=self._retry.left)
+            for task in late:
+                task.cancel()  # time is up: these messages come again
+
+    def _patience(self, receiving: asyncio.Task[None]) -> float:
+        """For how long a batch should still wait for company."""
+        if not self._buffer:
+            return 0.05
+        first = self._buffer.messages[0]
+        if receiving.done() or first.is_suspect or self._retry.stopping.is_set() or self._is_full():
+            return 0
+        return first.received_at + self._batch_seconds - time.monotonic()
+
+    def _is_full(self) -> bool:
+        """Whether one message more might be too much for an insert."""
+        return (
+            self._buffer.events + frames.MAX_FRAME_EVENTS > self._batch_rows
+            or self._buffer.bytes + frames.MAX_FRAME_BYTES > self._batch_bytes
+        )
+
+    def _take(self) -> list[Message]:
+        """The oldest messages, as many as one insert holds; a suspect alone."""
+        taken = [self._buffer.pop()]
+        rows, size = len(taken[0].pairs), taken[0].size
+        while self._buffer and not taken[0].is_suspect and not self._buffer.messages[0].is_suspect:
+            rows += len(self._buffer.messages[0].pairs)
+            size += self._buffer.messages[0].size
+            if rows > self._batch_rows or size > self._batch_bytes:
                 break
-            received = await self._receive(min(left, self._receive_seconds))
-            self._received.extend(received)
-            if self._stopping.is_set() and not received:
-                break
-            if 0 < len(received) < RECEIVE_MESSAGES:
-                await self._sleep(self._pause_seconds)
-        return intake
+            taken.append(self._buffer.pop())
+        return taken
 
-    async def _receive(self, wait_seconds: float) -> list[Delivery]:
-        try:
-            deliveries = await self._queue.receive(RECEIVE_MESSAGES, 0 if self._stopping.is_set() else wait_seconds)
-        except Exception as error:
-            await self._pause("cannot receive", error, self._failures)
-            self._failures += 1
-            return []
-        self._failures = 0
-        self._held.update(deliveries)
-        return deliveries
+    def _start(self, messages: list[Message]) -> None:
+        task = asyncio.create_task(self._settle(messages))
+        self._settling.add(task)
+        task.add_done_callback(self._finish)
 
-    async def _decode(self, delivery: Delivery, intake: Intake) -> None:
-        try:
-            intake.add(delivery, frames.decode_frame(delivery.body))
-        except UnknownFrameVersion as error:
-            log.error("%s: upgrade the consumers first; the message is kept", error)
-            self._held.discard(delivery)
-            await self._retry("cannot release", lambda: self._queue.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS))
-        except UndecodableMessage as error:
-            await self._bury("undecodable", error, delivery.body, [delivery])
-            await self._ack([delivery])
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        self._slots.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self.stop()
 
-    async def _settle(self, intake: Intake) -> None:
-        """Store or dead-letter every event that was received, then ack."""
-        for batch in self._cut(EventBatch.merge(intake.pairs)):
-            await self._insert(batch, intake.deliveries)
-        await self._ack(intake.deliveries)
+    async def _settle_alone(self, message: Message) -> None:
+        """Try a suspect while nothing else is under way, or bury it when it has not survived that three times."""
+        if self._settling:
+            await asyncio.wait(self._settling)
+        with contextlib.suppress(Stopped):
+            if message.delivery.attempts > ALONE_ATTEMPTS:
+                error = UndecodableMessage(f"tried alone {ALONE_ATTEMPTS} times, and the process did not survive it")
+                await self._inserter.bury("killer", error, message.body, [message.delivery])
+                await self._leases.ack([message.delivery])
+            elif (pairs := await self._receiver.open(message.delivery, message.body)) is not None:
+                await self._settle([dataclasses.replace(message, pairs=pairs)])
+        self._receiver.has_suspect = False
+
+    async def _settle(self, messages: Sequence[Message]) -> None:
+        """Store or dead-letter every event of the messages, then ack."""
+        deliveries = [message.delivery for message in messages]
+        with contextlib.suppress(Stopped):
+            for batch in self._cut(EventBatch.merge([pair for message in messages for pair in message.pairs])):
+                await self._inserter.insert(batch, deliveries)
+            await self._leases.ack(deliveries)
 
     def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
         """The batch in parts that keep to the limits, even when one message alone is over them."""
@@ -173,108 +178,3 @@ class Consumer:
                 start, size = index, 0
             size += len(line)
         yield batch.take(range(start, len(batch))) if start else batch
-
-    async def _insert(self, batch: EventBatch, origins: Sequence[Delivery]) -> None:
-        """Return when each event is stored or dead-lettered: rejected ones are isolated, the others kept."""
-        try:
-            await self._retry("cannot insert", lambda: self._store.insert(batch))
-        except RejectedEvents as rejection:
-            everything = range(len(batch))
-            rejected = {i for i in rejection.indexes or () if 0 <= i < len(batch)}
-            if not rejected and len(batch) > 1:
-                half = len(batch) // 2
-                await self._insert(batch.take(everything[:half]), origins)
-                await self._insert(batch.take(everything[half:]), origins)
-                return
-            for index in rejected or everything:
-                await self._bury("rejected", rejection, frames.encode_frame([batch.lines[index]]), origins)
-            if rest := [i for i in everything if rejected and i not in rejected]:
-                await self._insert(batch.take(rest), origins)
-
-    async def _bury(self, reason: str, error: Exception, body: bytes, origins: Sequence[Delivery]) -> None:
-        """Publish a dead letter; the deliveries it may have come from tell its attempts and age."""
-        log.error("dead letter (%s): %s", reason, error)
-        record = frames.DeadRecord(
-            reason=reason,
-            code=type(error).__name__,
-            message=str(error),
-            attempts=max(delivery.attempts for delivery in origins),
-            origin=type(self._queue).__name__,
-            enqueued_at_ms=min(delivery.enqueued_at_ms for delivery in origins),
-            died_at_ms=time.time_ns() // 1_000_000,
-            body=body,
-        )
-        dead = frames.encode_dead(record)
-        await self._retry(
-            "cannot dead-letter", lambda: self._queue.dead.publish([dead], time.monotonic() + PUBLISH_SECONDS)
-        )
-
-    async def _ack(self, deliveries: Sequence[Delivery]) -> None:
-        await self._retry("cannot ack", lambda: self._queue.ack(deliveries))
-        self._held.difference_update(deliveries)
-
-    async def _retry(self, trouble: str, operation: Callable[[], Awaitable[object]]) -> None:
-        """Repeat the operation for as long as it takes. Raises RejectedEvents, or Stopped when time is up."""
-        for failures in itertools.count():
-            try:
-                await operation()
-            except RejectedEvents:
-                raise
-            except Exception as error:
-                await self._pause(trouble, error, failures)
-            else:
-                return
-
-    async def _pause(self, trouble: str, error: Exception, failures: int) -> None:
-        """Report a failure and back off with full jitter; stopping ends the pause and, in the end, the retries."""
-        expected = isinstance(error, EventmillError)
-        level = logging.ERROR if isinstance(error, StoreMisconfigured) or not expected else logging.WARNING
-        log.log(level, "%s (%s): %s", trouble, type(error).__name__, error, exc_info=None if expected else error)
-        if await self._is_over():
-            raise Stopped
-        first, longest = BACKOFF_SECONDS
-        seconds = random.uniform(0, min(longest, first * 2 ** min(failures, 16)))
-        if self._stopping.is_set():
-            await asyncio.sleep(min(seconds, 1.0))
-        else:
-            await self._sleep(seconds)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait so long, or until the consumer is stopped."""
-        if seconds and not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), seconds)
-
-    async def _is_over(self) -> bool:
-        """Whether retrying ends: this consumer was stopped, and its time is up or there is nothing to save."""
-        if not self._stopping.is_set():
-            return False
-        if time.monotonic() >= self._deadline or not (self._held or self._emptying):
-            return True
-        try:
-            return not self._held and (await self._queue.depth()).ready == 0
-        except Exception:
-            return False
-
-    async def _extend(self) -> None:
-        """Keep the leases of everything that is held."""
-        while True:
-            await asyncio.sleep(self._queue.lease_seconds / 2)
-            if not self._held:
-                continue
-            try:
-                lost = await self._queue.extend(list(self._held))
-            except Exception as error:
-                log.warning("cannot extend leases (%s): %s", type(error).__name__, error)
-            else:
-                if lost:
-                    log.info("%d leases were lost: these messages come again, which changes no number", len(lost))
-
-    async def _release(self) -> None:
-        held = list(self._held)
-        self._held.clear()
-        if held:
-            try:
-                await self._queue.release(held)
-            except Exception as error:
-                log.warning("cannot release %d messages, their leases will end (%s)", len(held), error)

@@ -107,7 +107,8 @@ class DeadRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A dead letter: why a body died, and the body.
 
     Attributes:
-        reason: `undecodable` (no frame), `rejected` (the store never takes it) or `moved` (by the queue itself).
+        reason: `undecodable` (no frame), `rejected` (the store never takes it), `killer` (no process survived it) or
+            `moved` (by the queue itself); in the main queue `suspect` (it is to be tried alone).
         code: the name of the error.
         message: what went wrong, in words.
         attempts: how often the message had been received.
@@ -132,9 +133,19 @@ def encode_dead(record: DeadRecord) -> bytes:
     return b"ed" + bytes([VERSION]) + msgspec.json.encode(short) + b"\n" + record.body
 
 
+def is_known(body: bytes) -> bool:
+    """Whether a body begins as a frame that this program reads."""
+    return body[:3] == b"em" + bytes([VERSION])
+
+
+def is_dead(body: bytes) -> bool:
+    """Whether a body begins as a dead record does."""
+    return body[:3] == b"ed" + bytes([VERSION])
+
+
 def decode_dead(body: bytes) -> DeadRecord:
     """The record in a body of a dead queue; a plain body is one that the queue itself moved there."""
-    if body[:3] == b"ed" + bytes([VERSION]):
+    if is_dead(body):
         header, _, dead = body[3:].partition(b"\n")
         try:
             return msgspec.structs.replace(msgspec.json.decode(header, type=DeadRecord), body=dead)

@@ -4,7 +4,8 @@ How core uses a backend. `backend.open(settings)` yields it as an async context 
 driver, validates the settings and takes local locks, but touches no network, so it fails for wrong settings only.
 Everything later raises `QueueUnavailable` or `StoreUnavailable` while the service is away and heals by itself.
 All methods run on one asyncio loop and may be called concurrently. A backend never retries and never loops:
-when and how often to repeat is decided by core. Core never cancels a call under way, but for `check`.
+when and how often to repeat is decided by core. Core never cancels a call under way, but for `check`, and for inserts
+of a consumer that was told to leave and has no time left.
 """
 
 from abc import ABC, abstractmethod

@@ -1,0 +1,172 @@
+"""Receive and decode messages into a bounded buffer, while the store takes events."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eventmill import frames
+from eventmill.errors import UndecodableMessage, UnknownFrameVersion
+from eventmill.event import Event
+from eventmill.inserter import PUBLISH_SECONDS, Inserter
+from eventmill.interfaces import Delivery, Queue
+from eventmill.leases import Leases
+from eventmill.retry import Retry, Stopped
+
+log = logging.getLogger(__name__)
+
+RECEIVE_MESSAGES = 100
+MAX_RECEIVERS = 4
+BUFFER_EVENTS = 50_000
+BUFFER_BYTES = 64 * 1024 * 1024
+SUSPECT_ATTEMPTS = 5  # a message that came more often is tried alone
+UNKNOWN_VERSION_DELAY_SECONDS = 60
+_FULL_SECONDS = 0.01  # how often to look whether the buffer has room again
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """A delivery and its events; it is acked only when each of them is settled. A suspect is not even decoded yet."""
+
+    delivery: Delivery
+    body: bytes
+    pairs: Sequence[tuple[Event, bytes]]
+    size: int
+    is_suspect: bool
+    received_at: float
+
+
+class Buffer:
+    """Messages in order of arrival, and how much they are."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Message] = deque()
+        self.events = self.bytes = 0
+        self.changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def append(self, message: Message) -> None:
+        self.messages.append(message)
+        self.events += len(message.pairs)
+        self.bytes += message.size
+        self.changed.set()
+
+    def pop(self) -> Message:
+        message = self.messages.popleft()
+        self.events -= len(message.pairs)
+        self.bytes -= message.size
+        return message
+
+
+class Receiver:
+    """Fills the buffer until stopped, or with `is_emptying` until the queue is empty."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        inserter: Inserter,
+        leases: Leases,
+        retry: Retry,
+        receive_seconds: float,
+        pause_seconds: float,
+    ) -> None:
+        self.buffer = Buffer()
+        self.is_emptying = False
+        self.has_suspect = False  # in the buffer, or being tried: until then nothing else is received
+        self._queue = queue
+        self._inserter = inserter
+        self._breaker = inserter.breaker
+        self._leases = leases
+        self._retry = retry
+        self._receive_seconds = receive_seconds
+        self._pause_seconds = pause_seconds
+
+    async def run(self) -> None:
+        """Fill the buffer: one receiver, more only while all answers come back full; none while the store is away."""
+        receivers = failures = 0
+        while self._may_receive():
+            if not self._breaker.is_closed:
+                await self._breaker.wait(self._receive_seconds)
+            elif not self._has_room():
+                await asyncio.sleep(_FULL_SECONDS)
+            else:
+                receivers = max(1, receivers)
+                counts, errors = await self._receive_many(receivers)
+                if errors:
+                    with contextlib.suppress(Stopped):
+                        await self._retry.pause("cannot receive", errors[0], failures)
+                elif self.is_emptying and sum(counts) == 0:
+                    break
+                failures = failures + 1 if errors else 0
+                is_full = sum(counts) == receivers * RECEIVE_MESSAGES
+                receivers = min(MAX_RECEIVERS, receivers + 1) if is_full else 1
+                if sum(counts) > 0 and not is_full:
+                    await self._retry.sleep(self._pause_seconds)
+
+    async def open(self, delivery: Delivery, body: bytes) -> Sequence[tuple[Event, bytes]] | None:
+        """The events of a body. What cannot be read is dead-lettered whole, or left for newer programs: None."""
+        try:
+            return frames.decode_frame(body)
+        except UnknownFrameVersion as error:
+            log.error("%s: upgrade the consumers first; the message is kept", error)
+            await self._leases.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
+        except UndecodableMessage as error:
+            await self._inserter.bury("undecodable", error, body, [delivery])
+            await self._leases.ack([delivery])
+        return None
+
+    def _may_receive(self) -> bool:
+        if not self._retry.stopping.is_set():
+            return True
+        return self.is_emptying and time.monotonic() < self._retry.deadline
+
+    def _has_room(self) -> bool:
+        return self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES and not self.has_suspect
+
+    async def _receive_many(self, receivers: int) -> tuple[list[int], list[Exception]]:
+        answers = await asyncio.gather(*(self._receive() for _ in range(receivers)), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        return [answer for answer in answers if isinstance(answer, int)], errors
+
+    async def _receive(self) -> int:
+        """Receive and decode once; return how many messages came."""
+        wait_seconds = 0 if self._retry.stopping.is_set() else self._receive_seconds
+        deliveries = await self._queue.receive(RECEIVE_MESSAGES, wait_seconds)
+        self._leases.hold(deliveries)
+        for delivery in deliveries:
+            with contextlib.suppress(Stopped):
+                await self._sort(delivery)
+            await asyncio.sleep(0)  # decoding a crowd must not hold up the API in the same process
+        return len(deliveries)
+
+    async def _sort(self, delivery: Delivery) -> None:
+        """Put a message into the buffer, or on its way as a suspect."""
+        record = frames.decode_dead(delivery.body) if frames.is_dead(delivery.body) else None
+        if record is not None and record.reason == "suspect":
+            if self.has_suspect:
+                await self._put_back(delivery, record)
+            else:
+                self.has_suspect = True
+                self.buffer.append(Message(delivery, record.body, (), 0, True, time.monotonic()))
+            return
+        # A dead letter here was moved back by the queue's own means.
+        body = delivery.body if record is None else record.body
+        if delivery.attempts > SUSPECT_ATTEMPTS and frames.is_known(body):
+            log.warning("a message came %d times: it will be tried alone", delivery.attempts)
+            await self._put_back(delivery, frames.DeadRecord(reason="suspect", attempts=delivery.attempts, body=body))
+        elif (pairs := await self.open(delivery, body)) is not None:
+            size = sum(len(line) for _, line in pairs)
+            self.buffer.append(Message(delivery, body, pairs, size, False, time.monotonic()))
+
+    async def _put_back(self, delivery: Delivery, suspect: frames.DeadRecord) -> None:
+        """Put a suspect into the queue as a new message: its attempts count only how often it was tried alone."""
+        body = frames.encode_dead(suspect)
+        await self._retry.run(
+            "cannot put a suspect back", lambda: self._queue.publish([body], time.monotonic() + PUBLISH_SECONDS)
+        )
+        await self._leases.ack([delivery])
