@@ -35,14 +35,17 @@ class Leases:
 
     async def extend(self) -> None:
         """Keep the leases of everything that is held, for ever."""
+        share = 0.5  # of a lease, until the next time
         while True:
-            await asyncio.sleep(self._queue.lease_seconds / 2)
+            await asyncio.sleep(self._queue.lease_seconds * share)
+            share = 0.5
             if not self._held:
                 continue
             try:
                 lost = await self._queue.extend(list(self._held))
             except Exception as error:
                 log.warning("cannot extend leases (%s): %s", type(error).__name__, error)
+                share = 0.1
             else:
                 if lost:
                     log.info("%d leases were lost: these messages come again, which changes no number", len(lost))

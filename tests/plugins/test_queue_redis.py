@@ -1,6 +1,7 @@
 """What only a real Redis shows: crashes, flushes, full memory, wrong rights, names left behind."""
 
 import asyncio
+import re
 import signal
 import time
 from collections import Counter
@@ -15,13 +16,14 @@ from redis.asyncio import Redis
 
 import eventmill_queue_redis
 import services
-from eventmill import PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
+from eventmill import ConfigurationError, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
 from eventmill.testing.contract import eventually
 from eventmill.testing.queue_contract import bodies_of, drain, receive, soon, stays_empty
 from eventmill_queue_redis.settings import RedisQueueSettings
 
 pytestmark = pytest.mark.anyio
 GROUP = "eventmill"
+README = Path(eventmill_queue_redis.__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
@@ -180,6 +182,21 @@ async def test_missing_rights_are_told_and_a_publisher_needs_few(server: service
         assert ["INFO" in warning for warning in await queue.check()] == [True]
 
 
+async def test_a_consumer_needs_no_more_rights_than_are_documented(server: services.RedisServer) -> None:
+    documented = re.findall(r"`consume` `([^`]+)`", README.read_text())[0]
+    await command(server.url, "SCRIPT FLUSH")
+    await command(server.url, f"ACL SETUSER consumer on >pw ~* {documented}")
+    async with opened(server.url.replace("//", "//consumer:pw@")) as queue, opened(server.url) as publisher:
+        await publisher.publish([b"one", b"two"], soon())
+        one, two = await receive(queue, 2)
+        assert await queue.extend([one, two]) == []
+        await queue.ack([one])
+        await queue.release([two], delay_seconds=1.5)
+        await queue.dead.publish([b"dead"], soon())
+        assert await drain(queue, 1) == Counter({two.body: 1})
+        assert (await queue.depth()).in_flight == 0
+
+
 async def test_a_key_of_another_program_is_told(server: services.RedisServer) -> None:
     async with client(server.url) as redis:
         await redis.set("{eventmill}", "something else")
@@ -198,7 +215,35 @@ async def test_an_address_that_is_none_is_told_without_secrets(url: str) -> None
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("options", ["max_connections=abc", "bogus=1", "socket_timeout=1", "decode_responses=true"])
+async def test_options_that_are_not_for_tls_are_refused(options: str) -> None:
+    with pytest.raises(ValidationError, match="options for TLS"):
+        RedisQueueSettings(url=SecretStr(f"redis://127.0.0.1/0?{options}"))
+
+
+async def test_an_option_that_redis_does_not_know_is_told(server: services.RedisServer) -> None:
+    with pytest.raises(ConfigurationError, match="EVENTMILL_QUEUE_REDIS_URL"):
+        async with opened(f"{server.url.replace('redis:', 'rediss:')}?ssl_bogus=1"):
+            pass
+
+
 # leases
+
+
+async def test_the_first_receive_of_a_new_queue_finds_nothing(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue:
+        assert await queue.receive(1, 0) == []
+
+
+async def test_entries_that_somebody_deleted_leave_no_trace(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, client(server.url) as redis:
+        await queue.publish([b"one", b"two"], soon())
+        held = await receive(queue, 2)
+        await redis.xdel("{eventmill}", *(delivery.lease[0] for delivery in held))
+        await stays_empty(queue, 2.5)
+        await queue.publish([b"three"], soon())
+        depth = await queue.depth()
+        assert (depth.ready, depth.in_flight) == (1, 0)
 
 
 async def test_an_entry_of_somebody_else_is_handed_over(server: services.RedisServer) -> None:
@@ -215,6 +260,7 @@ async def test_a_delay_longer_than_a_lease_holds_for_every_consumer(server: serv
         await stays_empty(other, 2.5)
         [again] = await receive(other, 1)
         assert 3 <= time.monotonic() - released < 5
+        assert again.attempts <= 3, "waiting is no attempt"
         await other.ack([again])
         await stays_empty(queue, 1.5)
 

@@ -109,6 +109,45 @@ async def test_a_file_that_is_removed_is_made_anew(tmp_path: Path) -> None:
             assert await drain(other, 1) == {b"kept": 1}
 
 
+async def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "queue.db"
+    async with opened(path) as queue:
+        await queue.publish([b"kept"], soon())
+        (tmp_path / "here").rename(tmp_path / "aside")
+        (tmp_path / "here").mkdir()
+        path.write_bytes(b"not a database at all" * 1000)
+        with pytest.raises(QueueUnavailable, match="not a database"):
+            await queue.publish([b"no"], soon())
+        path.unlink()
+        (tmp_path / "here").rmdir()
+        (tmp_path / "aside").rename(tmp_path / "here")
+        assert await drain(queue, 1) == {b"kept": 1}
+
+
+async def test_work_that_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -> None:
+    async with opened(tmp_path / "queue.db") as queue:
+        with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            late = [queue.publish([b"late"], time.monotonic() + 0.2) for _ in range(20)]
+            verdicts = await asyncio.gather(*late, return_exceptions=True)
+            assert {type(verdict) for verdict in verdicts} == {QueueUnavailable}
+            closing_at = time.monotonic()
+    assert time.monotonic() - closing_at < 5
+    async with opened(tmp_path / "queue.db") as queue:
+        assert (await queue.depth()).ready in (0, 1)  # what was under way may have been done
+
+
+async def test_a_file_can_be_opened_while_somebody_holds_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "queue.db"):
+        pass
+    with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with opened(tmp_path / "queue.db") as queue:
+            with pytest.raises(QueueUnavailable, match="locked"):
+                await queue.check()
+
+
 async def test_a_file_that_is_locked_for_long_is_told_and_heals(tmp_path: Path) -> None:
     async with opened(tmp_path / "queue.db") as queue:
         with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:

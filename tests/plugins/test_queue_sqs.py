@@ -1,5 +1,6 @@
 """What SQS does on bad days, shown by a server that can fail; and how its queues are set up."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -14,6 +15,7 @@ import eventmill_queue_sqs
 import services
 from eventmill import PartialFailure, Queue, QueueMisconfigured, QueueUnavailable, Refused, Unknown
 from eventmill.testing.queue_contract import bodies_of, drain, receive, soon
+from eventmill_queue_sqs import clients
 from eventmill_queue_sqs.settings import SqsQueueSettings
 
 pytestmark = pytest.mark.anyio
@@ -201,12 +203,88 @@ async def test_a_queue_that_is_not_there_is_told(server: services.SqsServer) -> 
         ("", "URL of a queue"),
         ("events", "URL of a queue"),
         ("https://sqs.eu-west-1.amazonaws.com/", "URL of a queue"),
+        ("http://127.0.0.1:99999/0/q", "no URL"),
+        ("http://127.0.0.1:abc/0/q", "no URL"),
+        ("http://exa mple/0/q", "URL of a queue"),
         ("https://sqs.eu-west-1.amazonaws.com/123/events.fifo", "FIFO"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_in_words(url: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         SqsQueueSettings(url=url)
+
+
+async def test_credentials_that_are_corrected_are_found_without_restart(
+    server: services.SqsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "RENEW_SECONDS", 0.0)
+    async with opened(server):
+        pass
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
+    async with opened(server, migrated=False) as queue:
+        with pytest.raises(QueueMisconfigured):
+            await queue.publish([b"x"], soon())
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        await queue.publish([b"x"], soon())
+
+
+async def test_a_server_that_is_no_sqs_is_told_and_not_asked_in_a_loop(
+    server: services.SqsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/000000000000/events"
+        async with eventmill_queue_sqs.backend.open(SqsQueueSettings(url=url)) as queue:
+            with pytest.raises(QueueUnavailable):
+                await queue.check()
+            before = calls
+            assert await queue.receive(10, 1) == []
+            assert calls - before == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("sqs.eu-west-1.amazonaws.com", "eu-west-1"),
+        ("sqs.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("vpce-0a1-b2.sqs.eu-central-1.vpce.amazonaws.com", "eu-central-1"),
+        ("sqs-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+    ],
+)
+async def test_region_and_endpoint_follow_the_url(
+    server: services.SqsServer, monkeypatch: pytest.MonkeyPatch, host: str, region: str
+) -> None:
+    seen = []
+
+    def note(self: object, *, region_name: str, endpoint_url: str, **_: object) -> object:
+        seen.append((region_name, endpoint_url))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("aioboto3.Session.client", lambda self, service, **options: note(self, **options))
+    async with eventmill_queue_sqs.backend.open(SqsQueueSettings(url=f"https://{host}/123/events")) as queue:
+        with pytest.raises(QueueMisconfigured):
+            await queue.publish([b"x"], soon())
+    assert seen == [(region, f"https://{host}")]
+
+
+async def test_leases_that_were_extended_are_kept_when_others_fail(server: services.SqsServer) -> None:
+    async with opened(server) as queue:
+        await queue.publish([b"%d" % n for n in range(20)], soon())
+        held = await receive(queue, 20)
+        await asyncio.sleep(1)
+        server.fail("throttle", action="ChangeMessageVisibilityBatch", after=1)
+        with pytest.raises(QueueUnavailable):
+            await queue.extend(held)
+        await asyncio.sleep(1.2)
+        assert len(await queue.extend(held)) == 10
 
 
 # setting up
@@ -235,6 +313,15 @@ async def test_migrating_keeps_the_settings_of_a_queue_that_is_there(server: ser
         assert await drain(queue.dead, 1) == Counter({b"dead": 1})
     assert attributes(server, "events")["MessageRetentionPeriod"] == "600000"
     assert "events-dead" in attributes(server, "events")["RedrivePolicy"]
+
+
+async def test_a_queue_that_is_there_gets_its_backstop_also_with_a_named_dead_letter_queue(
+    server: services.SqsServer,
+) -> None:
+    client(server).create_queue(QueueName="events")
+    async with opened(server, dead_letter_url=url_of(server, "graveyard")) as queue:
+        assert await queue.check() == []
+    assert "graveyard" in attributes(server, "events")["RedrivePolicy"]
 
 
 async def test_a_dead_letter_queue_that_is_named_is_used(server: services.SqsServer) -> None:
@@ -267,7 +354,8 @@ async def test_the_printed_commands_name_both_queues(server: services.SqsServer)
             {"RedrivePolicy": '{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:0:d","maxReceiveCount":"3"}'},
             "after 3 receives",
         ),
-        ({}, "no dead-letter queue"),
+        ({}, "no redrive policy"),
+        ({"MaximumMessageSize": "16384"}, "above 16384 bytes"),
     ],
 )
 async def test_settings_that_may_lose_events_are_told(

@@ -10,7 +10,9 @@ class MemoryQueueSettings(PluginSettings):
 
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_MEMORY_")
 
-    lease_seconds: float = Field(default=60, gt=0, description="how long a received message is the receiver's alone")
+    lease_seconds: float = Field(
+        default=60, gt=0, le=86_400, description="how long a received message is the receiver's alone"
+    )
     max_bytes: int = Field(
         default=256 * 1024 * 1024, ge=1024 * 1024, description="what it holds at most; beyond it the API answers 503"
     )

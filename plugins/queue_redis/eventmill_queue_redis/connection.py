@@ -17,7 +17,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from eventmill import QueueMisconfigured, QueueUnavailable
+from eventmill import ConfigurationError, QueueMisconfigured, QueueUnavailable
 
 T = TypeVar("T")
 
@@ -87,14 +87,18 @@ def is_groupless(error: Exception) -> bool:
 
 
 def _client(url: str, answer_seconds: float) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=32,
-        timeout=CONNECT_SECONDS,
-        protocol=2,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=answer_seconds,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=32,
+            timeout=CONNECT_SECONDS,
+            protocol=2,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=answer_seconds,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+        )
+        pool.make_connection()  # connects nowhere, but looks at the options
+    except (ValueError, TypeError, RedisError) as error:
+        raise ConfigurationError(f"EVENTMILL_QUEUE_REDIS_URL: {error}") from error
     return Redis.from_pool(pool)

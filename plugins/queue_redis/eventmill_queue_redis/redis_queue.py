@@ -30,6 +30,7 @@ CHECK_SECONDS = 1.8
 _MAX_BODY_BYTES = 1024 * 1024
 _CLAIM_SECONDS = 1.0  # how often to look for leases that have ended, at the least
 _REAP_SECONDS = 3600.0  # consumers that were quiet for so long and hold nothing are removed
+_LEAVE_SECONDS = 1.0
 _OLDEST_VERSION = (6, 2)
 
 
@@ -160,7 +161,8 @@ class RedisQueue(Queue):
         """Remove this consumer's name from the group, unless it holds messages."""
         if self._has_received:
             try:
-                await self._connection.run(self._reap([self._key], [GROUP, int(_REAP_SECONDS * 1000), self._consumer]))
+                reaping = self._reap([self._key], [GROUP, int(_REAP_SECONDS * 1000), self._consumer])
+                await self._connection.run(reaping, _LEAVE_SECONDS)
             except (QueueUnavailable, ResponseError):
                 return  # others remove it later
 

@@ -6,18 +6,30 @@
 CLAIM = """
 local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5], 'COUNT', ARGV[4])
 local taken = {}
-for _, entry in ipairs(found[2]) do
-  if entry then
+local has_gone = false
+for i = 1, #found[2] do
+  local entry = found[2][i]
+  if not entry then
+    has_gone = true
+  else
     local id = entry[1]
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)
+    local attempts = pending[1] and pending[1][4] or 1
     local until_ms = tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
     local left = until_ms - tonumber(ARGV[6])
     if left > 0 then
       local idle = math.max(0, tonumber(ARGV[3]) - left)
-      redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, id, 'IDLE', idle, 'JUSTID')
+      redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, id, 'IDLE', idle, 'RETRYCOUNT', attempts - 1, 'JUSTID')
     else
       if until_ms > 0 then redis.call('ZREM', KEYS[2], id) end
-      local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)
-      taken[#taken + 1] = {id, pending[1] and pending[1][4] or 1, entry[2]}
+      taken[#taken + 1] = {id, attempts, entry[2]}
+    end
+  end
+end
+if has_gone then -- Redis 6.2 keeps an entry that somebody deleted among the pending ones
+  for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])) do
+    if #redis.call('XRANGE', KEYS[1], pending[1], pending[1]) == 0 then
+      redis.call('XACK', KEYS[1], ARGV[1], pending[1])
     end
   end
 end
@@ -43,6 +55,7 @@ return lost
 # KEYS: stream. ARGV: group, idle in ms, a consumer that may go at once. Removes consumers that hold nothing:
 # with one that does, its messages would be gone.
 REAP = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local fields = {}
   for i = 1, #consumer, 2 do fields[consumer[i]] = consumer[i + 1] end

@@ -1,6 +1,6 @@
 """Settings of the Redis queue."""
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -16,7 +16,12 @@ class RedisQueueSettings(PluginSettings):
         description="`redis://USER:PASSWORD@HOST:PORT/0`; `rediss://` for TLS, `unix://` for a socket"
     )
     name: str = Field(default="eventmill", pattern=r"^[\w.:-]{1,64}$", description="the stream's key")
-    lease_seconds: float = Field(default=60, ge=0.1, description="how long a received message is the receiver's alone")
+    lease_seconds: float = Field(
+        default=60,
+        ge=0.1,
+        le=86_400,
+        description="how long a received message is the receiver's alone; the same for all consumers",
+    )
     max_messages: int = Field(
         default=50_000, ge=1, description="what it holds at most, of up to 1 MiB each; beyond it the API answers 503"
     )
@@ -29,6 +34,10 @@ class RedisQueueSettings(PluginSettings):
             port = parts.port
         except ValueError:  # its words would quote what may be the end of a password
             raise ValueError("has a port that is no number; write special characters of a password as %XX") from None
+        if unknown := {name for name in parse_qs(parts.query) if not name.startswith("ssl_") and name != "db"}:
+            raise ValueError(
+                f"may have options for TLS (ssl_ca_certs, …) and no others, not {', '.join(sorted(unknown))}"
+            )
         if parts.scheme not in ("redis", "rediss", "unix") or port == 0 or not (parts.hostname or parts.path):
             raise ValueError("must be redis://, rediss:// (TLS) or unix://, such as redis://127.0.0.1:6379/0")
         if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():

@@ -15,11 +15,13 @@ from eventmill import ConfigurationError, QueueUnavailable
 T = TypeVar("T")
 
 APPLICATION_ID = 0x656D7131  # "emq1": tells this file from any other program's
+ANSWER_SECONDS = 10.0
 BUSY_SECONDS = 1.5  # another process may hold the file for so long; a check must answer within two
 _MAX_CHECKED_BYTES = 64 * 1024 * 1024  # looking through a larger file would hold up the start
 _MOUNTS = Path("/proc/self/mounts")
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3", "fuse.rclone")
 
+_TABLES = 4  # with their indexes
 _TABLE = """
 CREATE TABLE IF NOT EXISTS {name} (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,16 +45,17 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventmill-sqlite")
+        self._file: tuple[int, int] | None = None  # which file is open
         self._open()
 
-    async def durable(self, work: Callable[[sqlite3.Connection], T], seconds: float = 60.0) -> T:
+    async def durable(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
         """Run one transaction that is on the disk when this returns; `work` may return values, no cursor.
 
         Raises QueueUnavailable.
         """
         return await self._run(lambda: self._transact(lambda: self._durable, work), seconds)
 
-    async def quick(self, work: Callable[[sqlite3.Connection], T], seconds: float = 60.0) -> T:
+    async def quick(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
         """Run one transaction that a power cut may take back. Raises QueueUnavailable."""
         return await self._run(lambda: self._transact(lambda: self._quick, work), seconds)
 
@@ -68,15 +71,16 @@ class Database:
             return -1
 
     async def close(self) -> None:
-        await asyncio.wrap_future(self._thread.submit(self._close))
-        self._thread.shutdown()
+        # What nobody waits for any more is not begun.
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        self._close()
 
     async def _run(self, work: Callable[[], T], seconds: float) -> T:
-        # The thread goes on when time is up: whoever waited then knows nothing of the outcome.
+        # What is under way goes on when time is up: whoever waited then knows nothing of the outcome.
         future = asyncio.wrap_future(self._thread.submit(work))
         done, _ = await asyncio.wait([future], timeout=max(0.0, seconds))
         if not done:
-            future.add_done_callback(lambda late: late.cancelled() or late.exception())
+            future.cancel()  # of what has not begun
             raise QueueUnavailable("the queue's file is too slow: no answer in time")
         return future.result()
 
@@ -129,6 +133,7 @@ class Database:
     def _close(self) -> None:
         for connection in (self._durable, self._quick, self._watch):
             connection.close()
+        self._file = None
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -146,6 +151,8 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise ConfigurationError(f"{path} is damaged ({found}): restore it, or move it away to start anew")
+    if owner == APPLICATION_ID and tables >= _TABLES and _is_wal(connection):
+        return  # without writing: somebody may hold the file
     until = time.monotonic() + 5
     while True:
         try:
@@ -158,6 +165,10 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
             if "locked" not in str(error) or time.monotonic() > until:
                 raise
             time.sleep(0.05)
+
+
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _refuse_remote(path: Path) -> None:

@@ -13,7 +13,9 @@ class SqliteQueueSettings(PluginSettings):
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_SQLITE_")
 
     path: Path = Field(description="the file, on a disk of this machine; it is created where it is missing")
-    lease_seconds: float = Field(default=30, gt=0, description="how long a received message is the receiver's alone")
+    lease_seconds: float = Field(
+        default=30, gt=0, le=86_400, description="how long a received message is the receiver's alone"
+    )
 
     @property
     def place(self) -> str:

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -27,29 +29,34 @@ SEND_SECONDS = 5
 RECEIVE_SECONDS = 25  # longer than the longest wait for a message
 _CONNECTIONS = 50
 
+# The client was made with credentials that do not work (any more): a new one looks for them again.
+CREDENTIALS = {
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "MissingAuthenticationToken",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
 DENIED = {"AccessDenied", "AccessDeniedException", "KmsAccessDenied", "KMS.AccessDeniedException"}
 MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-MISCONFIGURED = (
-    DENIED
-    | MISSING
-    | {
-        "AuthFailure",
-        "IncompleteSignature",
-        "InvalidAccessKeyId",
-        "InvalidAddress",
-        "InvalidClientTokenId",
-        "InvalidSecurity",
-        "KmsDisabled",
-        "KmsInvalidKeyUsage",
-        "KmsNotFound",
-        "KmsOptInRequired",
-        "MissingAuthenticationToken",
-        "OptInRequired",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-        "UnsupportedOperation",
-    }
-)
+MISCONFIGURED = CREDENTIALS | DENIED | MISSING
+MISCONFIGURED |= {
+    "InvalidAddress",
+    "KmsDisabled",
+    "KmsInvalidKeyUsage",
+    "KmsNotFound",
+    "KmsOptInRequired",
+    "OptInRequired",
+}
+MISCONFIGURED |= {"UnknownOperationException", "UnsupportedOperation"}
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, NoRegionError, CredentialRetrievalError)
+RENEW_SECONDS = 5.0
 
 
 class Clients:
@@ -58,9 +65,9 @@ class Clients:
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
-        self._clients: dict[int, Any] = {}
+        self._opened: dict[int, Opened] = {}
         self._lock = asyncio.Lock()
-        self._stack = AsyncExitStack()
+        self._is_closed = False
 
     async def send(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """Call SQS by the client for all that answers at once. Raises QueueUnavailable."""
@@ -71,19 +78,42 @@ class Clients:
         return await self._call(RECEIVE_SECONDS, call)
 
     async def close(self) -> None:
-        await self._stack.aclose()
+        async with self._lock:
+            self._is_closed = True
+            for opened in self._opened.values():
+                await opened.stack.aclose()
 
     async def _call(self, read_seconds: int, call: Callable[[Any], Awaitable[T]]) -> T:
         try:
-            if read_seconds not in self._clients:
-                async with self._lock:
-                    if read_seconds not in self._clients:
-                        self._clients[read_seconds] = await self._open(read_seconds)
-            return await call(self._clients[read_seconds])
-        except (BotoCoreError, ClientError) as error:
+            opened = await self._client(read_seconds)
+            opened.calls += 1
+            try:
+                return await call(opened.client)
+            except (*_NO_CREDENTIALS, ClientError) as error:
+                opened.is_stale |= isinstance(error, _NO_CREDENTIALS) or code_of(error) in CREDENTIALS
+                raise
+            finally:
+                opened.calls -= 1
+        except QueueUnavailable:
+            raise
+        except Exception as error:
             raise explain(error) from error
 
-    async def _open(self, read_seconds: int) -> Any:
+    async def _client(self, read_seconds: int) -> "Opened":
+        """The client; one whose credentials failed is replaced once nobody uses it, every five seconds at most."""
+        async with self._lock:
+            if self._is_closed:
+                raise QueueUnavailable("SQS: this queue was closed")
+            opened = self._opened.get(read_seconds)
+            if opened is not None and opened.is_replaceable:
+                del self._opened[read_seconds]
+                await opened.stack.aclose()
+                opened = None
+            if opened is None:
+                opened = self._opened[read_seconds] = await self._open(read_seconds)
+            return opened
+
+    async def _open(self, read_seconds: int) -> "Opened":
         config = AioConfig(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=read_seconds,
@@ -93,19 +123,35 @@ class Clients:
         client = aioboto3.Session().client(
             "sqs", region_name=self._region(), endpoint_url=self._endpoint(), config=config
         )
-        return await self._stack.enter_async_context(client)
+        stack = AsyncExitStack()
+        return Opened(await stack.enter_async_context(client), stack, time.monotonic())
 
     def _region(self) -> str | None:
         """The one in the URL; of other addresses the one that the environment or the AWS configuration names."""
-        named = re.match(r"sqs\.([a-z0-9-]+)\.amazonaws\.com", self._url.hostname or "")
-        return named[1] if named else os.environ.get("AWS_REGION")
+        named = re.search(r"\b[a-z]{2}(-[a-z]+)+-\d\b", self._url.hostname or "")
+        is_amazon = re.search(r"\.amazonaws\.com(\.cn)?$", self._url.hostname or "")
+        return named[0] if named and is_amazon else os.environ.get("AWS_REGION")
 
     def _endpoint(self) -> str | None:
-        """The URL's own server where it is not Amazon's and the environment names none."""
+        """The URL's own server, unless the environment names another."""
         if "AWS_ENDPOINT_URL_SQS" in os.environ or "AWS_ENDPOINT_URL" in os.environ:
             return None
-        is_amazon = re.search(r"\.amazonaws\.com(\.cn)?$", self._url.hostname or "")
-        return None if is_amazon else f"{self._url.scheme}://{self._url.netloc}"
+        return f"{self._url.scheme}://{self._url.netloc}"
+
+
+@dataclass(slots=True)
+class Opened:
+    """A client, and what is needed to replace it."""
+
+    client: Any
+    stack: AsyncExitStack
+    since: float
+    calls: int = 0
+    is_stale: bool = False
+
+    @property
+    def is_replaceable(self) -> bool:
+        return self.is_stale and not self.calls and time.monotonic() - self.since > RENEW_SECONDS
 
 
 def code_of(error: BaseException | None) -> str:
@@ -116,6 +162,7 @@ def code_of(error: BaseException | None) -> str:
 def explain(error: Exception) -> QueueUnavailable:
     """The exception for an error of the driver."""
     words = f"SQS: {error}"
-    if isinstance(error, NoCredentialsError | PartialCredentialsError | NoRegionError):
+    if isinstance(error, _NO_CREDENTIALS):
         return QueueMisconfigured(f"{words} (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role; AWS_REGION)")
-    return (QueueMisconfigured if code_of(error) in MISCONFIGURED else QueueUnavailable)(words)
+    is_wrong = code_of(error) in MISCONFIGURED or isinstance(error, ValueError)  # such as an endpoint that is none
+    return (QueueMisconfigured if is_wrong else QueueUnavailable)(words)

@@ -10,6 +10,7 @@ from eventmill_queue_sqs.settings import SqsQueueSettings, redrive_policy
 
 _SHORT_RETENTION_SECONDS = 4 * 86_400
 _LOW_RECEIVE_COUNT = 100
+_UNIT_BYTES = 64 * 1024
 _MANY_IN_FLIGHT = 100_000  # SQS hands out nothing more at 120 000
 
 
@@ -52,24 +53,30 @@ class Service:
             return await self._probe(url)
         if attributes.get("FifoQueue") == "true":
             raise QueueMisconfigured("SQS: a FIFO queue cannot be used: name a standard queue")
-        return _warnings(
-            attributes, has_dead_letters=url == self._dead_letter_url or bool(self._settings.dead_letter_url)
-        )
+        if "QueueArn" not in attributes:
+            raise QueueUnavailable("SQS: the server answers, but not as SQS does")
+        return _warnings(attributes, is_dead=url == self._dead_letter_url)
 
     async def migrate(self) -> None:
         """Create what is missing of the two queues. Raises QueueMisconfigured where that is not allowed."""
         settings = self._settings
         existing = await self._find(settings.url)
-        if existing is not None and (settings.dead_letter_url or _target(existing)):
-            if settings.dead_letter_url and await self._find(settings.dead_letter_url) is None:
-                await self._create(settings.dead_letter_name, settings.attributes(), settings.dead_letter_url)
+        if existing is not None and _target(existing) and not settings.dead_letter_url:
             return
-        dead_url = await self._create(settings.dead_letter_name, settings.attributes(), settings.dead_letter_url)
+        dead_url = await self._ensure(settings.dead_letter_name, settings.attributes(), settings.dead_letter_url)
+        if existing is not None and _target(existing):
+            return
         policy = {"RedrivePolicy": redrive_policy((await self.attributes(dead_url, "QueueArn"))["QueueArn"])}
         if existing is None:
             await self._create(settings.name, settings.attributes() | policy, settings.url)
         else:
             await self._clients.send(lambda c: c.set_queue_attributes(QueueUrl=settings.url, Attributes=policy))
+
+    async def _ensure(self, name: str, attributes: dict[str, str], url: str | None) -> str:
+        """The URL of a queue that is there, or that was created."""
+        if url is not None and await self._find(url) is not None:
+            return url
+        return await self._create(name, attributes, url)
 
     async def _find(self, url: str) -> dict[str, str] | None:
         """The queue's attributes, or None where there is no such queue."""
@@ -108,7 +115,7 @@ def _target(attributes: dict[str, str]) -> str | None:
     return policy.get("deadLetterTargetArn")
 
 
-def _warnings(attributes: dict[str, str], *, has_dead_letters: bool) -> list[str]:
+def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
     warnings = []
     retention_seconds = int(attributes.get("MessageRetentionPeriod", _SHORT_RETENTION_SECONDS))
     if retention_seconds < _SHORT_RETENTION_SECONDS:
@@ -118,8 +125,10 @@ def _warnings(attributes: dict[str, str], *, has_dead_letters: bool) -> list[str
     if int(policy.get("maxReceiveCount", _LOW_RECEIVE_COUNT)) < _LOW_RECEIVE_COUNT:
         count = policy["maxReceiveCount"]
         warnings.append(f"SQS moves messages to the dead letters after {count} receives (maxReceiveCount): set 1000")
-    if not policy and not has_dead_letters:
-        warnings.append("SQS has no dead-letter queue for this one: run `eventmill migrate`")
+    if not policy and not is_dead:
+        warnings.append("SQS has no redrive policy for this queue: run `eventmill migrate`")
+    if int(attributes.get("MaximumMessageSize", _UNIT_BYTES)) < _UNIT_BYTES:
+        warnings.append(f"SQS refuses messages above {attributes['MaximumMessageSize']} bytes: set MaximumMessageSize")
     in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
     if in_flight > _MANY_IN_FLIGHT:
         warnings.append(f"{in_flight} messages are in flight: SQS hands out nothing more at 120 000")

@@ -1,6 +1,7 @@
 """Settings of the SQS queue. Region, endpoint and credentials come from where every AWS program takes them."""
 
 import json
+import re
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -31,8 +32,13 @@ class SqsQueueSettings(PluginSettings):
     def _check_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or len(parts.path.strip("/").split("/")) < 2:
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018 (it is read to be checked)
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from None
+        is_host = re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", parts.hostname or "")
+        if parts.scheme not in ("http", "https") or not is_host or len(parts.path.strip("/").split("/")) < 2:
             raise ValueError("must be the URL of a queue, https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
         if parts.path.endswith(".fifo"):
             raise ValueError("names a FIFO queue, which is slower and drops equal bodies: use a standard queue")

@@ -78,9 +78,11 @@ class SqsQueue(Queue):
         entries = [(i, base64.b64encode(body).decode()) for i, body in enumerate(bodies) if i not in failed]
         sending = {asyncio.create_task(self._send(batch)): batch for batch in _batches(entries)}
         if sending:
-            _, late = await asyncio.wait(sending, timeout=max(0.0, deadline - time.monotonic()))
-            for task in late:
-                task.cancel()
+            try:
+                await asyncio.wait(sending, timeout=max(0.0, deadline - time.monotonic()))
+            finally:
+                for task in sending:
+                    task.cancel()  # those that are late
             verdicts = await asyncio.gather(*sending, return_exceptions=True)
             if all(isinstance(verdict, BaseException) for verdict in verdicts):
                 raise _first(verdicts)
@@ -93,6 +95,7 @@ class SqsQueue(Queue):
 
     async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
         url = await self._url()
+        until = time.monotonic() + wait_seconds
         deliveries: list[Delivery] = []
         while len(deliveries) < max_messages:
             wanted = min(_BATCH, max_messages - len(deliveries))
@@ -106,30 +109,28 @@ class SqsQueue(Queue):
             deliveries += received
             if len(received) < wanted:
                 break
+        if not deliveries:
+            await asyncio.sleep(until - time.monotonic())  # a server that does not wait must not be asked in a loop
         return deliveries
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        await self._each("delete_message_batch", deliveries, {})
-        for delivery in deliveries:
-            delivery.lease.ends = 0.0
+        await self._each("delete_message_batch", deliveries, {}, _end)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
         held = [delivery for delivery in deliveries if delivery.lease.ends > time.monotonic()]
         timeout = min(MAX_LEASE_SECONDS, math.ceil(delay_seconds))
-        await self._each("change_message_visibility_batch", held, {"VisibilityTimeout": timeout})
-        for delivery in held:
-            delivery.lease.ends = 0.0
+        await self._each("change_message_visibility_batch", held, {"VisibilityTimeout": timeout}, _end)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         held = [delivery for delivery in deliveries if delivery.lease.ends > time.monotonic()]
-        timeout = {"VisibilityTimeout": self._lease_seconds}
-        stale = await self._each("change_message_visibility_batch", held, timeout)
-        ends = time.monotonic() + self._lease_seconds
-        for delivery in deliveries:
-            delivery.lease.ends = 0.0
-        for delivery in set(held) - set(stale):
-            delivery.lease.ends = ends
-        return [delivery for delivery in deliveries if delivery.lease.ends == 0.0]
+
+        def renew(batch: Sequence[Delivery], stale: Sequence[Delivery]) -> None:
+            for delivery in batch:
+                delivery.lease.ends = 0.0 if delivery in stale else time.monotonic() + self._lease_seconds
+
+        await self._each("change_message_visibility_batch", held, {"VisibilityTimeout": self._lease_seconds}, renew)
+        now = time.monotonic()
+        return [delivery for delivery in deliveries if delivery.lease.ends <= now]
 
     async def depth(self) -> Depth:
         names = ("", "NotVisible", "Delayed")
@@ -176,25 +177,33 @@ class SqsQueue(Queue):
         ends = time.monotonic() + self._lease_seconds
         return [_delivery(message, ends) for message in answer.get("Messages", [])]
 
-    async def _each(self, action: str, deliveries: Sequence[Delivery], fields: dict[str, Any]) -> list[Delivery]:
-        """Call a batch action for all deliveries; return those whose lease SQS says is over."""
-        batches = [deliveries[start : start + _BATCH] for start in range(0, len(deliveries), _BATCH)]
-        if not batches:
-            return []
+    async def _each(
+        self,
+        action: str,
+        deliveries: Sequence[Delivery],
+        fields: dict[str, Any],
+        done: Callable[[Sequence[Delivery], Sequence[Delivery]], None],
+    ) -> None:
+        """Call a batch action for all deliveries; `done` learns of each batch, and whose lease SQS says is over."""
         url = await self._url()
 
-        async def call(batch: Sequence[Delivery]) -> list[Delivery]:
+        async def call(batch: Sequence[Delivery]) -> None:
             entries = [{"Id": str(i), "ReceiptHandle": d.lease.receipt} | fields for i, d in enumerate(batch)]
             answer = await self._clients.send(lambda c: getattr(c, action)(QueueUrl=url, Entries=entries))
             failed = answer.get("Failed", [])
             if wrong := [entry for entry in failed if entry.get("Code") not in _STALE]:
                 raise QueueUnavailable(f"SQS: {wrong[0].get('Code')}: {wrong[0].get('Message', '')}")
-            return [batch[int(entry["Id"])] for entry in failed]
+            done(batch, [batch[int(entry["Id"])] for entry in failed])
 
+        batches = [deliveries[start : start + _BATCH] for start in range(0, len(deliveries), _BATCH)]
         verdicts = await asyncio.gather(*map(call, batches), return_exceptions=True)
         if any(isinstance(verdict, BaseException) for verdict in verdicts):
             raise _first(verdicts)
-        return [delivery for stale in verdicts if not isinstance(stale, BaseException) for delivery in stale]
+
+
+def _end(batch: Sequence[Delivery], stale: Sequence[Delivery]) -> None:
+    for delivery in batch:
+        delivery.lease.ends = 0.0
 
 
 def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
