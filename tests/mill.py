@@ -61,7 +61,7 @@ async def running_mill(
         health, budget = Health(queue, store), Budget(64 * 1024 * 1024)
         reader = Reader(budget)
         async with Publisher(queue, timeout_seconds=timeout_seconds) as publisher:
-            app = create_app(Services(publisher, store), health, reader, http_apps or ())
+            app = create_app(Services(publisher, queue, store), health, reader, http_apps or ())
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://mill") as client:
                 yield Mill(client, queue, store, health, budget)

@@ -16,7 +16,7 @@ LAYERS = [
     {"api"},
     {"plugins"},
     {"hookspecs"},
-    {"publisher", "consumer", "settings"},
+    {"publisher", "consumer", "settings", "status"},
     {"receiver"},
     {"inserter", "leases"},
     {"retry"},

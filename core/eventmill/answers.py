@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from eventmill.errors import QueryTooLarge
-from eventmill.event import Event, Position
+from eventmill.event import Event, Identity, Position
 from eventmill.query import (
     BUCKET_MS,
     MAX_GROUPS,
@@ -36,6 +36,16 @@ async def pages(store: Scannable, filter: EventFilter, limit: int = PAGE_EVENTS)
     while page := await store.scan(filter, before, limit):
         yield page
         before = page[-1].position
+
+
+async def find(store: Scannable, identities: Iterable[Identity]) -> list[Event]:
+    """Those of the events that are stored, by looking into the millisecond of each."""
+    wanted = set(identities)
+    found = []
+    for project, name, timestamp_ms in {identity[:3] for identity in wanted}:
+        moment = EventFilter(project, timestamp_ms, timestamp_ms + 1, (name,))
+        found += [event async for page in pages(store, moment) for event in page if event.identity in wanted]
+    return found
 
 
 async def metrics(store: Scannable, query: MetricsQuery) -> Metrics:

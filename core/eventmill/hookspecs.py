@@ -83,6 +83,7 @@ class Services:
     """What the API works with, handed to each HttpApp."""
 
     publisher: "Publisher"
+    queue: Queue
     store: Store | None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventmill import answers
-from eventmill.event import Event, EventBatch, Position
+from eventmill.event import Event, EventBatch, Identity, Position
 from eventmill.query import EventFilter, Metrics, MetricsQuery
 
 MIN_BODY_BYTES = 40 * 1024
@@ -168,6 +168,13 @@ class Store(ABC):
     @abstractmethod
     async def check(self) -> list[str]:
         """Raise StoreUnavailable or StoreMisconfigured with the reason, or return warnings as a queue does."""
+
+    async def find(self, identities: Sequence[Identity]) -> list[Event]:
+        """Return those of the events that are stored, in any order: up to some hundred, at the cost of a key.
+
+        The default looks into the millisecond of each by `scan`. Raises StoreUnavailable.
+        """
+        return await answers.find(self, identities)
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
         """Exact counts and exact unique users after deduplication and erasure, within bounded time and rows.

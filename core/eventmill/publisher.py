@@ -56,6 +56,7 @@ class Publisher:
             raise ConfigurationError(
                 f"the queue takes bodies of {queue.max_body_bytes} bytes, needed: {MIN_BODY_BYTES}"
             )
+        self.confirmed = self.unconfirmed = 0  # events since the start
         self._queue = queue
         self._linger_seconds = linger_ms / 1000
         self._timeout_seconds = timeout_seconds
@@ -176,6 +177,8 @@ class Publisher:
         start = 0
         for waiter in waiters:
             unconfirmed = any(lost[start : start + waiter.count])
+            self.unconfirmed += waiter.count if unconfirmed else 0
+            self.confirmed += 0 if unconfirmed else waiter.count
             waiter.settle(QueueUnavailable("the queue did not confirm it") if unconfirmed else None)
             start += waiter.count
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 import eventmill
-from eventmill.api import docs, health, ingest, metrics
+from eventmill.api import docs, health, ingest, metrics, receipts
 from eventmill.api.body import Reader
 from eventmill.api.errors import add_handlers
 from eventmill.errors import PluginError
@@ -30,12 +30,14 @@ def create_app(
         redirect_slashes=False,
     )
     add_handlers(app)
-    one = ingest.PostEvent(services.publisher, reader, retention_days)
+    app.state.receipts = receipts.Receipts(services.store)
+    one = ingest.PostEvent(services.publisher, reader, app.state.receipts, retention_days)
     many = ingest.PostBulk(services.publisher, reader, retention_days)
     app.router.routes.append(Route("/events", one, methods=["POST"]))
     app.router.routes.append(Route("/events/bulk", many, methods=["POST"]))
+    app.include_router(receipts.create_router(services.store))
     app.include_router(metrics.create_router(services.store))
-    app.include_router(health.create_router(state))
+    app.include_router(health.create_router(state, services))
     docs.add_docs(app)
     for http_app in http_apps:
         try:

@@ -30,6 +30,15 @@ _REFUSALS = {
 }
 
 
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string", "enum": ["stored"]},
+    "description": "answer only when the event can be asked for (200), or after ten seconds (202)",
+}
+
+
 def add_docs(app: FastAPI) -> None:
     """Serve the pages and complete the schema."""
     router = APIRouter(include_in_schema=False)
@@ -58,7 +67,8 @@ def _schema(app: FastAPI) -> dict[str, Any]:
             [SentEvent, BulkAnswer], ref_template="#/components/schemas/{name}"
         )
         schema["components"]["schemas"] |= components
-        schema["paths"] = _ingest_paths() | schema["paths"]
+        paths = {path: methods | schema["paths"].pop(path, {}) for path, methods in _ingest_paths().items()}
+        schema["paths"] = paths | schema["paths"]
         app.openapi_schema = schema
     return app.openapi_schema
 
@@ -69,12 +79,15 @@ def _ingest_paths() -> dict[str, Any]:
     bulk = {"type": "object", "properties": {"events": events}, "required": ["events"], "additionalProperties": False}
     accepted = {
         "type": "object",
-        "properties": {"event_id": {"type": "string"}, "status": {"const": "accepted"}},
+        "properties": {"event_id": {"type": "string"}, "status": {"enum": ["accepted", "stored"]}},
         "required": ["event_id", "status"],
     }
+    one = _operation("Post one event", {"application/json": _media(event, _EXAMPLE)}, accepted)
+    one["parameters"].append(_WAIT)
+    one["responses"]["200"] = one["responses"]["202"] | {"description": "with wait=stored: it can be asked for"}
     lines = {"schema": {"type": "string", "description": "one event per line"}}
     return {
-        "/events": {"post": _operation("Post one event", {"application/json": _media(event, _EXAMPLE)}, accepted)},
+        "/events": {"post": one},
         "/events/bulk": {
             "post": _operation(
                 "Post many events: one bad event never sinks the others",

@@ -1,6 +1,7 @@
 """GET /health, /health/live, /health/ready: for people, load balancers and orchestrators."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,9 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from eventmill.errors import Unavailable
+from eventmill.hookspecs import Services
 from eventmill.interfaces import Queue, Store
+from eventmill.status import Watch
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,27 @@ class Readiness(BaseModel):
     status: str
     queue: Part
     store: Part | None = None
+
+
+class SinceStart(BaseModel):
+    """What this process counted since it started, and nothing before."""
+
+    seconds: float
+    events_accepted: int
+    events_unconfirmed: int
+
+
+class Details(BaseModel):
+    """The backlog in messages of up to 500 events; null where the queue or the store cannot tell."""
+
+    ready: int | None
+    in_flight: int | None
+    dead: int | None
+    oldest_age_seconds: float | None
+    drained_per_second: float | None
+    drained_in_seconds: float | None
+    newest_event_at: float | None
+    since_start: SinceStart
 
 
 class Health:
@@ -77,9 +101,21 @@ async def _check(check: Callable[[], Awaitable[list[str]]]) -> Part:
         return Part(status="down", trouble=trouble)
 
 
-def create_router(health: Health) -> APIRouter:
-    """The three routes; `/health` and `/health/live` are fine whatever else is broken."""
+def create_router(health: Health, services: Services) -> APIRouter:
+    """The routes; `/health` and `/health/live` are fine whatever else is broken."""
     router = APIRouter(tags=["health"])
+    watch, started = Watch(services.queue, services.store), time.monotonic()
+
+    @router.get("/health/details", summary="How much waits, and for how long?")
+    async def details() -> Details:
+        status = dataclasses.asdict(await watch.look())
+        newest_ms = status.pop("newest_event_ms")
+        counts = SinceStart(
+            seconds=round(time.monotonic() - started, 1),
+            events_accepted=services.publisher.confirmed,
+            events_unconfirmed=services.publisher.unconfirmed,
+        )
+        return Details(**status, newest_event_at=newest_ms and newest_ms / 1000, since_start=counts)
 
     @router.head("/health", include_in_schema=False)
     @router.head("/health/live", include_in_schema=False)

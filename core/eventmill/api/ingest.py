@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from eventmill import rawjson
 from eventmill.api.body import Reader, header
 from eventmill.api.errors import code_of
+from eventmill.api.receipts import Receipts
 from eventmill.errors import InvalidRequest, PayloadTooLarge
 from eventmill.event import DEFAULT_PROJECT, MIN_TIME_MS, encode_line
 from eventmill.publisher import Publisher
@@ -64,13 +65,15 @@ _decode_object = msgspec.json.Decoder(BulkBody).decode
 
 @dataclass(frozen=True, slots=True)
 class PostEvent:
-    """POST /events: one event, 202 once the queue has it."""
+    """POST /events: one event, 202 once the queue has it; with ?wait=stored 200 once the store has it, too."""
 
     publisher: Publisher
     reader: Reader
+    receipts: Receipts
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        waits = _waits(scope["query_string"])
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
@@ -78,7 +81,17 @@ class PostEvent:
             line = encode_line(event)
             hold.grow(len(line))
             await self.publisher.publish([line])
-        await _respond(send, 202, _encode({"event_id": event.event_id, "status": "accepted"}))
+        if waits and await self.receipts.wait(event.identity):
+            await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
+        else:
+            await _respond(send, 202, _encode({"event_id": event.event_id, "status": "accepted"}))
+
+
+def _waits(query: bytes) -> bool:
+    """Whether the caller waits for the store. Raises InvalidRequest for any other query."""
+    if query in (b"", b"wait=stored"):
+        return bool(query)
+    raise InvalidRequest("the only parameter is wait=stored", "wait")
 
 
 @dataclass(frozen=True, slots=True)

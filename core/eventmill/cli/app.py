@@ -68,6 +68,92 @@ def check() -> None:
     command.check()
 
 
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Where `eventmill run` keeps its data.")]
+
+
+@app.command()
+def status(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Between two looks, for the rate.")] = 2,
+    data: Data = None,
+) -> None:
+    """Show what waits in the queue, for how long, and when it will be empty; exit 1 when the queue is away."""
+    from eventmill.cli import status as command
+
+    command.show(data, as_json=json, seconds=seconds)
+
+
+dead = typer.Typer(help="Look at dead letters, send them again, or remove them.", no_args_is_help=True)
+app.add_typer(dead, name="dead")
+Reason = Annotated[str | None, typer.Option(help="Only these: rejected, undecodable, killer or moved.")]
+EventName = Annotated[str | None, typer.Option(help="Only those that hold such an event.")]
+Since = Annotated[str | None, typer.Option(help="Only those that died from then on: unix seconds or RFC 3339.")]
+Until = Annotated[str | None, typer.Option(help="Only those that died until then.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these; the first characters suffice.")]
+
+
+@dead.command("list")
+def list_dead(
+    reason: Reason = None,
+    event_name: EventName = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 100,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one letter per line.")] = False,
+    data: Data = None,
+) -> None:
+    """List the dead letters, the oldest first."""
+    from eventmill.cli import dead as command
+
+    wanted = command.Filter((), reason, event_name, since, until)
+    command.show_list(wanted, data, as_json=json, limit=limit)
+
+
+@dead.command("show")
+def show_dead(id: Annotated[str, typer.Argument(metavar="ID")], data: Data = None) -> None:
+    """Print a dead letter whole, as JSON."""
+    from eventmill.cli import dead as command
+
+    command.show_one(id, data)
+
+
+@dead.command("replay")
+def replay_dead(
+    ids: Ids = None,
+    reason: Reason = None,
+    event_name: EventName = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    data: Data = None,
+) -> None:
+    """Put dead letters back into the queue; nothing can be counted twice."""
+    from eventmill.cli import dead as command
+
+    command.replay(command.Filter(tuple(ids or ()), reason, event_name, since, until), data, dry_run=dry_run)
+
+
+@dead.command("purge")
+def purge_dead(
+    ids: Ids = None,
+    reason: Reason = None,
+    event_name: EventName = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
+    data: Data = None,
+) -> None:
+    """Remove dead letters for good."""
+    from eventmill.cli import dead as command
+
+    wanted = command.Filter(tuple(ids or ()), reason, event_name, since, until)
+    if wanted == command.Filter() and not (everything or dry_run):
+        raise ConfigurationError("say which dead letters to purge, or --all")
+    command.purge(wanted, data, dry_run=dry_run)
+
+
 @app.command()
 def send(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON, plain, .gz or .zst; - is standard input.")],

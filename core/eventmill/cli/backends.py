@@ -3,7 +3,9 @@
 import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
+from urllib.parse import quote
 
 from pydantic_settings import BaseSettings
 
@@ -16,6 +18,7 @@ from eventmill.settings import PluginSettings, Settings, find_unknown, is_set, l
 log = logging.getLogger(__name__)
 
 NO_STORE = "none"
+DATA = "eventmill-data"
 Opened = TypeVar("Opened", Queue, Store)
 
 
@@ -73,6 +76,25 @@ class Default:
 
     name: str
     settings: dict[str, object] = field(default_factory=dict)
+
+
+def embedded(data: Path | None) -> tuple[Default, Default]:
+    """The backends of a laptop: a queue and a store in one folder."""
+    folder = (data or Path(DATA)).absolute()
+    return Default("sqlite", {"path": folder / "queue.db"}), Default(
+        "clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"}
+    )
+
+
+def choose_existing(settings: Settings, data: Path | None) -> Choice:
+    """Resolve the backends of something that runs elsewhere: those that are set, else those in that folder; the store
+    may be missing."""
+    if (data or Path(DATA)).is_dir():
+        queue, store = embedded(data)
+        return choose(settings, queue=queue, store=store)
+    if data is not None:
+        raise ConfigurationError(f"there is no folder {data}")
+    return choose(settings, store=Default(NO_STORE))
 
 
 def choose(settings: Settings, *, queue: Default | None = None, store: Default | None = None) -> Choice:

@@ -4,11 +4,10 @@ import asyncio
 import logging
 import socket
 from pathlib import Path
-from urllib.parse import quote
 
 from rich.console import Console
 
-from eventmill.cli.backends import Choice, Chosen, Default, choose
+from eventmill.cli.backends import Choice, Chosen, choose, embedded
 from eventmill.cli.consume import create_consumer
 from eventmill.cli.output import start_log
 from eventmill.cli.serve import serve_api
@@ -18,8 +17,6 @@ from eventmill.interfaces import Queue, Store
 from eventmill.settings import Settings, load
 
 log = logging.getLogger(__name__)
-
-DATA = "eventmill-data"
 
 _BANNER = """\
 [bold green]eventmill[/] is ready at [bold]{url}[/] (pages: {url}/docs). Ctrl-C ends it.
@@ -33,9 +30,8 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     chosen = "memory" if memory else None
     settings = load(Settings, listen=listen, queue=chosen, store=chosen)
     start_log(settings.log_level)
-    folder = (data or Path(DATA)).absolute()
-    embedded = Default("clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"})
-    choice = choose(settings, queue=Default("sqlite", {"path": folder / "queue.db"}), store=embedded)
+    queue, store = embedded(data)
+    choice = choose(settings, queue=queue, store=store)
     choice.need_store()
     run_loop(_run(settings, choice, bind(settings.listen)))
 

@@ -92,5 +92,5 @@ async def serve_api(
     health = Health(queue, store)
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         reader = Reader(Budget(settings.memory_bytes))
-        app = create_app(Services(publisher, store), health, reader, choice.http_apps, settings.retention_days)
+        app = create_app(Services(publisher, queue, store), health, reader, choice.http_apps, settings.retention_days)
         await serve_http(app, listener, leave, delay_seconds, health=health, reader=reader)

@@ -103,5 +103,6 @@ async def serve_http(
         await asyncio.wait({serving}, timeout=delay_seconds)
     server.should_exit = True
     reader.stop()
+    app.state.receipts.stop()
     leaving.cancel()
     await serving

@@ -257,6 +257,17 @@ class StoreContract(Contract):
         assert len({event.identity for event in seen}) == len(seen)
         assert {event.identity for event in events} <= {event.identity for event in seen}
 
+    async def test_events_are_found_by_their_identity(self, store: Store) -> None:
+        events = make_events(500)
+        crowd = [make_event(event_id=f"{number}") for number in range(50)]  # in one millisecond
+        await insert(store, [*events, *crowd, make_event(project="other", event_id="7")])
+        wanted = [*events[::50], *crowd[7:9]]
+        missing = [make_event(event_id="missing"), make_event(event_name="missing", event_id="7")]
+        found = await store.find([event.identity for event in [*wanted, *missing]])
+        assert in_order(found) == in_order(wanted)
+        await store.erase("default", crowd[7].user_id, MAX_TIME_MS)
+        assert await store.find([crowd[7].identity]) == []
+
     # questions
 
     @pytest.mark.parametrize("group_by", GROUP_BYS)

@@ -1,6 +1,6 @@
 """The store: inserts that are proved, questions that are bounded, erasures that hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from eventmill import (
     EventBatch,
     EventFilter,
     Group,
+    Identity,
     Metrics,
     MetricsQuery,
     Position,
@@ -124,6 +125,14 @@ class ClickHouseStore(Store):
                 f"the table {', '.join(sorted(missing))} is missing: somebody removed or renamed it"
             )
         return []
+
+    async def find(self, identities: Sequence[Identity]) -> list[Event]:
+        found = []
+        for project in {identity.project for identity in identities}:
+            wanted = {identity for identity in identities if identity.project == project}
+            rows = await self._ask(*questions.around(project, list(wanted)))
+            found += [event for event in (_event(project, row) for row in rows) if event.identity in wanted]
+        return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
         rows = await self._ask(*questions.metrics(query, MAX_GROUPS))

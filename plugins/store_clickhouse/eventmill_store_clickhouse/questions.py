@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from eventmill import Event, EventFilter, GroupBy, MetricsQuery, Position
+from eventmill import Event, EventFilter, GroupBy, Identity, MetricsQuery, Position
 
 LIMITS = {
     "max_execution_time": 10,
@@ -143,22 +143,39 @@ def delete_user(month: int) -> str:
     return f"DELETE FROM events IN PARTITION {month:d} WHERE {_USER}"
 
 
-def users_on_disk(project: str, events: Sequence[Event]) -> tuple[str, dict[str, Any]]:
-    """Which of the events' users have rows around there; cheap, from the sorting key."""
-    sql = """
-SELECT DISTINCT user_id FROM events
-WHERE project = {project:String} AND event_name IN {event_names:Array(String)}
+# A superset of some events' rows, narrow by the sorting key.
+_AROUND = """
+  AND event_name IN {event_names:Array(String)}
   AND timestamp >= fromUnixTimestamp64Milli({first_ms:Int64}, 'UTC')
   AND timestamp <= fromUnixTimestamp64Milli({last_ms:Int64}, 'UTC')
-  AND event_id IN {event_ids:Array(String)} AND user_id IN {user_ids:Array(String)}
+  AND event_id IN {event_ids:Array(String)}
 """
-    return sql, {
+
+
+def users_on_disk(project: str, events: Sequence[Event]) -> tuple[str, dict[str, Any]]:
+    """Which of the events' users have rows around there."""
+    sql = f"""
+SELECT DISTINCT user_id FROM events
+WHERE project = {{project:String}} {_AROUND} AND user_id IN {{user_ids:Array(String)}}
+"""
+    user_ids = sorted({event.user_id for event in events})
+    return sql, _around(project, [event.identity for event in events]) | {"user_ids": user_ids}
+
+
+def around(project: str, identities: Sequence[Identity]) -> tuple[str, dict[str, Any]]:
+    """Rows of COLUMNS, among them those of these events."""
+    parameters = _around(project, identities)
+    parameters |= {"start_ms": parameters["first_ms"], "end_ms": parameters["last_ms"] + 1}
+    return f"SELECT {', '.join(COLUMNS)} {_LIVE} {_AROUND}", parameters
+
+
+def _around(project: str, identities: Sequence[Identity]) -> dict[str, Any]:
+    return {
         "project": project,
-        "event_names": sorted({event.event_name for event in events}),
-        "first_ms": min(event.timestamp_ms for event in events),
-        "last_ms": max(event.timestamp_ms for event in events),
-        "event_ids": [event.event_id for event in events],
-        "user_ids": sorted({event.user_id for event in events}),
+        "event_names": sorted({identity.event_name for identity in identities}),
+        "first_ms": min(identity.timestamp_ms for identity in identities),
+        "last_ms": max(identity.timestamp_ms for identity in identities),
+        "event_ids": [identity.event_id for identity in identities],
     }
 
 

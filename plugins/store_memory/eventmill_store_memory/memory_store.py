@@ -4,7 +4,7 @@ import heapq
 import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from eventmill import Event, EventBatch, EventFilter, Identity, Position, Store
 
@@ -49,6 +49,9 @@ class MemoryStore(Store):
         spans = [self._span(names[name], filter, before) for name in wanted]
         page = itertools.islice(heapq.merge(*spans), limit)
         return [self._events[Identity(filter.project, name, -negative, event_id)] for negative, name, event_id in page]
+
+    async def find(self, identities: Sequence[Identity]) -> list[Event]:
+        return [self._events[identity] for identity in set(identities) if identity in self._events]
 
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         key = (project, user_id)

@@ -1,0 +1,139 @@
+"""GET /events: is an event stored? And the wait of POST /events?wait=stored."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from eventmill.api.errors import ErrorAnswer
+from eventmill.errors import InvalidQuery, StoreUnavailable
+from eventmill.event import DEFAULT_PROJECT, Event, Identity
+from eventmill.interfaces import Store
+from eventmill.times import parse_time
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 10.0
+POLL_SECONDS = 0.2
+_MAX_POLLED = 500  # events asked for in one question
+
+
+class Receipts:
+    """Waits for events to be stored; all waiters of this process share one question per poll."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._waiters: dict[Identity, set[asyncio.Future[bool]]] = {}
+        self._poller: asyncio.Task[None] | None = None
+        self._is_stopped = False
+
+    async def wait(self, identity: Identity, seconds: float = WAIT_SECONDS) -> bool:
+        """Whether the event was stored within that time."""
+        if self._store is None or self._is_stopped:
+            return False
+        verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(identity, set()).add(verdict)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(self._store), name="eventmill-receipts")
+        try:
+            async with asyncio.timeout(seconds):
+                return await verdict
+        except TimeoutError:
+            return False
+        finally:
+            if identity in self._waiters:
+                self._waiters[identity].discard(verdict)
+                if not self._waiters[identity]:
+                    del self._waiters[identity]
+
+    def stop(self) -> None:
+        """The process leaves: nobody waits any longer."""
+        self._is_stopped = True
+        self._settle(list(self._waiters), is_stored=False)
+
+    def _settle(self, identities: Iterable[Identity], *, is_stored: bool) -> None:
+        for identity in identities:
+            for verdict in self._waiters.pop(identity, set()):
+                if not verdict.done():
+                    verdict.set_result(is_stored)
+
+    async def _poll(self, store: Store) -> None:
+        """Ask for everything that is waited for, the longest-waiting first, until nobody waits."""
+        while self._waiters:
+            started = time.monotonic()
+            wanted = list(self._waiters)[:_MAX_POLLED]
+            try:
+                found = {event.identity for event in await store.find(wanted)}
+            except Exception as error:
+                log.warning("cannot look for receipts (%s): %s", type(error).__name__, error)
+                found = set()
+            self._settle(found, is_stored=True)
+            for identity in wanted:
+                if identity in self._waiters:  # next time behind those that were not asked for now
+                    self._waiters[identity] = self._waiters.pop(identity)
+            await asyncio.sleep(max(0.0, started + POLL_SECONDS - time.monotonic()))
+
+
+class StoredEvent(BaseModel):
+    """An event as it is stored; times in unix seconds."""
+
+    event_name: str
+    timestamp: float
+    event_id: str
+    channel: str
+    user_id: str
+    campaign_id: str
+    tags: list[str]
+    metadata: dict[str, Any]
+    received_at: float
+
+
+def create_router(store: Store | None) -> APIRouter:
+    """The route, over this store; without one it answers 503."""
+    router = APIRouter(tags=["events"])
+
+    @router.get("/events", summary="Is an event stored?", responses=_RESPONSES)
+    async def events(
+        event_name: str | None = Query(None, description="the event's name"),
+        timestamp: str | None = Query(None, description="its time: unix seconds or RFC 3339"),
+        event_id: str | None = Query(None, description="its id, as it was answered when it was posted"),
+    ) -> list[StoredEvent]:
+        """The event, or an empty list."""
+        for name, value in (("event_name", event_name), ("timestamp", timestamp), ("event_id", event_id)):
+            if not value:
+                raise InvalidQuery(f"{name} is required", name)
+        try:
+            timestamp_ms = parse_time(timestamp or "") // 1000
+        except ValueError as error:
+            raise InvalidQuery(f"timestamp {error}", "timestamp") from None
+        if store is None:
+            raise StoreUnavailable("this process has no store")
+        found = await store.find([Identity(DEFAULT_PROJECT, event_name or "", timestamp_ms, event_id or "")])
+        return [_answer(event) for event in found]
+
+    return router
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "a parameter is missing or wrong"},
+    503: {"model": ErrorAnswer, "description": "the store is away: try again"},
+}
+
+
+def _answer(event: Event) -> StoredEvent:
+    return StoredEvent(
+        event_name=event.event_name,
+        timestamp=event.timestamp_ms / 1000,
+        event_id=event.event_id,
+        channel=event.channel,
+        user_id=event.user_id,
+        campaign_id=event.campaign_id,
+        tags=list(event.tags),
+        metadata=json.loads(bytes(event.metadata)),
+        received_at=event.received_at_ms / 1000,
+    )

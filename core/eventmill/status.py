@@ -1,0 +1,77 @@
+"""What an operator wants to see at a glance: how much waits, for how long, and whether it becomes less."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from eventmill.event import DEFAULT_PROJECT, MAX_TIME_MS, MIN_TIME_MS
+from eventmill.interfaces import Queue, Store
+from eventmill.query import EventFilter
+
+WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """None stands for what a service cannot tell, or cannot tell now.
+
+    Attributes:
+        ready, in_flight, dead: queue messages, each of up to 500 events.
+        oldest_age_seconds: the age of the oldest message.
+        drained_per_second: how many messages the backlog lost per second, new ones counted against; below 0 it grows.
+        drained_in_seconds: how long the backlog takes at that rate; None where it does not shrink.
+        newest_event_ms: the time of the newest event in the store.
+    """
+
+    ready: int | None = None
+    in_flight: int | None = None
+    dead: int | None = None
+    oldest_age_seconds: float | None = None
+    drained_per_second: float | None = None
+    drained_in_seconds: float | None = None
+    newest_event_ms: int | None = None
+
+
+class Watch:
+    """Looks at the queue and the store, and remembers the backlog of the last minute."""
+
+    def __init__(self, queue: Queue, store: Store | None) -> None:
+        self._queue = queue
+        self._store = store
+        self._backlogs: deque[tuple[float, int]] = deque()
+
+    async def look(self) -> Status:
+        """What is to be seen now. A service that is away leaves its part empty."""
+        newest_event_ms = await self._newest()
+        try:
+            depth, dead = await self._queue.depth(), await self._queue.dead.depth()
+        except Exception:
+            return Status(newest_event_ms=newest_event_ms)
+        backlog = (depth.ready or 0) + (depth.in_flight or 0)
+        rate = self._rate(backlog)
+        return Status(
+            depth.ready,
+            depth.in_flight,
+            (dead.ready or 0) + (dead.in_flight or 0),
+            depth.oldest_age_seconds,
+            rate,
+            0.0 if backlog == 0 else backlog / rate if rate is not None and rate > 0 else None,
+            newest_event_ms,
+        )
+
+    def _rate(self, backlog: int) -> float | None:
+        now = time.monotonic()
+        self._backlogs.append((now, backlog))
+        while now - self._backlogs[0][0] > WINDOW_SECONDS:
+            self._backlogs.popleft()
+        first_at, first = self._backlogs[0]
+        return (first - backlog) / (now - first_at) if now > first_at else None
+
+    async def _newest(self) -> int | None:
+        if self._store is None:
+            return None
+        try:
+            newest = await self._store.scan(EventFilter(DEFAULT_PROJECT, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
+        except Exception:
+            return None
+        return newest[0].timestamp_ms if newest else None

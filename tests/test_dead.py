@@ -1,0 +1,149 @@
+"""`eventmill dead`: what an operator does with dead letters, on a real queue."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+import eventmill_queue_sqlite
+from eventmill import Queue
+from eventmill.event import encode_line
+from eventmill.frames import DeadRecord, decode_frame, encode_dead, encode_frame
+from eventmill.testing import make_event
+from eventmill_queue_sqlite.settings import SqliteQueueSettings
+from mill import eventmill
+
+NOON_MS = 1_700_000_000_000
+
+
+def letter(name: str, **fields: object) -> bytes:
+    body = encode_frame([encode_line(make_event(event_name=name))])
+    return encode_dead(DeadRecord(**({"reason": "rejected", "died_at_ms": NOON_MS, "body": body} | fields)))  # type: ignore[arg-type]  # of various types
+
+
+LETTERS = [
+    letter("a", message="no such user", code="RejectedEvents", attempts=2),
+    letter("b", died_at_ms=NOON_MS + 3_600_000),
+    encode_dead(DeadRecord(reason="undecodable", body=b"\0 what?", died_at_ms=NOON_MS + 1)),
+    b"moved by the service itself",
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, str]:
+    return {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path / "queue.db")}
+
+
+@pytest.fixture(autouse=True)
+def letters(settings: dict[str, str]) -> None:
+    async def publish() -> None:
+        async with opened(settings) as queue:
+            await queue.dead.publish(LETTERS, time.monotonic() + 5)
+
+    asyncio.run(publish())
+
+
+def opened(settings: dict[str, str]) -> AbstractAsyncContextManager[Queue]:
+    path = Path(settings["EVENTMILL_QUEUE_SQLITE_PATH"])
+    return eventmill_queue_sqlite.backend.open(SqliteQueueSettings(path=path))
+
+
+def bodies(settings: dict[str, str], *, dead: bool) -> list[bytes]:
+    async def receive() -> list[bytes]:
+        async with opened(settings) as queue:
+            queue = queue.dead if dead else queue
+            deliveries = await queue.receive(100, 0)
+            await queue.release(deliveries)
+            return [delivery.body for delivery in deliveries]
+
+    return asyncio.run(receive())
+
+
+def listed(tmp_path: Path, settings: dict[str, str], *options: str) -> Sequence[dict[str, object]]:
+    done = eventmill("dead", "list", "--json", *options, cwd=tmp_path, settings=settings)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_dead_letters_are_listed_with_their_reasons_as_often_as_one_likes(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for _ in range(2):
+        rows = listed(tmp_path, settings)
+        assert [row["reason"] for row in rows] == ["rejected", "undecodable", "rejected", "moved"]
+        assert rows[0] | {"id": ""} == {
+            "id": "",
+            "died_at": "2023-11-14T22:13:20Z",
+            "reason": "rejected",
+            "code": "RejectedEvents",
+            "attempts": 2,
+            "events": 1,
+            "event_names": ["a"],
+            "message": "no such user",
+        }
+    text = eventmill("dead", "list", cwd=tmp_path, settings=settings).stdout.splitlines()
+    assert len(text) == 4
+    assert text[0].split("\t")[2:] == ["rejected", "RejectedEvents", "2", "1", "a", "no such user"]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("--reason", "rejected"), 2),
+        (("--reason", "nothing"), 0),
+        (("--event-name", "b"), 1),
+        (("--since", "1700000001"), 2),
+        (("--until", "2023-11-14T22:13:20.001Z"), 2),
+        (("--limit", "3"), 3),
+    ],
+)
+def test_filters_choose_among_them(
+    tmp_path: Path, settings: dict[str, str], options: tuple[str, ...], count: int
+) -> None:
+    assert len(listed(tmp_path, settings, *options)) == count
+
+
+def test_one_letter_is_shown_whole(tmp_path: Path, settings: dict[str, str]) -> None:
+    rows = listed(tmp_path, settings)
+    shown = json.loads(eventmill("dead", "show", str(rows[0]["id"]), cwd=tmp_path, settings=settings).stdout)
+    assert shown["events"][0]["event_name"] == "a"
+    shown = json.loads(eventmill("dead", "show", str(rows[1]["id"]), cwd=tmp_path, settings=settings).stdout)
+    assert shown["body"] == "\0 what?"
+    missing = eventmill("dead", "show", "ffff", cwd=tmp_path, settings=settings)
+    assert (missing.returncode, missing.stdout) == (2, "")
+
+
+def test_a_replay_puts_the_same_events_back_and_leaves_the_others(tmp_path: Path, settings: dict[str, str]) -> None:
+    dry = eventmill("dead", "replay", "--event-name", "a", "--dry-run", cwd=tmp_path, settings=settings)
+    assert dry.stdout == "1 dead letters would be replayed, 3 others left\n"
+    assert bodies(settings, dead=False) == []
+    done = eventmill("dead", "replay", "--event-name", "a", cwd=tmp_path, settings=settings)
+    assert done.stdout == "1 dead letters replayed, 3 others left\n"
+    [body] = bodies(settings, dead=False)
+    assert [event for event, _ in decode_frame(body)] == [make_event(event_name="a")]
+    assert len(bodies(settings, dead=True)) == 3
+    assert eventmill("dead", "replay", cwd=tmp_path, settings=settings).stdout.startswith("3 dead letters replayed, 0")
+    assert b"moved by the service itself" in bodies(settings, dead=False)
+
+
+def test_a_purge_removes_only_what_is_named(tmp_path: Path, settings: dict[str, str]) -> None:
+    careless = eventmill("dead", "purge", cwd=tmp_path, settings=settings)
+    assert careless.returncode == 2
+    assert "--all" in careless.stderr
+    row = listed(tmp_path, settings)[0]
+    assert eventmill("dead", "purge", str(row["id"]), cwd=tmp_path, settings=settings).returncode == 0
+    assert len(bodies(settings, dead=True)) == 3
+    assert eventmill("dead", "purge", "--all", cwd=tmp_path, settings=settings).stdout.startswith(
+        "3 dead letters purged"
+    )
+    assert bodies(settings, dead=True) == bodies(settings, dead=False) == []
+
+
+def test_a_time_that_is_none_is_told(tmp_path: Path, settings: dict[str, str]) -> None:
+    done = eventmill("dead", "list", "--since", "yesterday", cwd=tmp_path, settings=settings)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "--since" in done.stderr
