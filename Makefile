@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench soak clean
 
 help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080  (options: make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and pass all tests                            (options: make test ARGS='-k bulk')"
 	@echo "make check  ruff and mypy"
 	@echo "make bench  what benchmarks/README.md quotes, measured here (three minutes the first time)"
+	@echo "make soak   half an hour of crashes on three deployments      (options: make soak ARGS=60, seconds for each)"
 	@echo "make clean  remove .venv and the tools' caches"
 
 run: .venv/.run
@@ -27,6 +28,9 @@ bench: .venv/.dev
 	@$(BIN)/python benchmarks/query_day.py
 	@$(BIN)/python benchmarks/insert_encoding.py
 	@PYTHONPATH=tests $(BIN)/python benchmarks/sqs_cost.py
+
+soak: .venv/.dev
+	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

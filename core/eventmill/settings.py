@@ -41,6 +41,11 @@ class Settings(BaseSettings):
 
     queue: str | None = Field(default=None, description="the queue's backend; `eventmill run` has a default")
     store: str | None = Field(default=None, description="the store's backend, or `none` for `serve` without questions")
+    project: str = Field(
+        default="default",
+        pattern=r"^[\w.-]{1,64}$",
+        description="the project of all events that this API takes and counts",
+    )
     listen: Address = Field(default="127.0.0.1:8080", description="where the API listens, HOST:PORT")
     linger_ms: float | None = Field(
         default=None, ge=0, le=1000, description="how long a commit waits for company; default: the queue backend's"

@@ -35,9 +35,10 @@ class Status:
 class Watch:
     """Looks at the queue and the store, and remembers the backlog of the last minute."""
 
-    def __init__(self, queue: Queue, store: Store | None) -> None:
+    def __init__(self, queue: Queue, store: Store | None, project: str = DEFAULT_PROJECT) -> None:
         self._queue = queue
         self._store = store
+        self._project = project
         self._backlogs: deque[tuple[float, int]] = deque()
 
     async def look(self) -> Status:
@@ -71,7 +72,7 @@ class Watch:
         if self._store is None:
             return None
         try:
-            newest = await self._store.scan(EventFilter(DEFAULT_PROJECT, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
+            newest = await self._store.scan(EventFilter(self._project, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
         except Exception:
             return None
         return newest[0].timestamp_ms if newest else None

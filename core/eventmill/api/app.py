@@ -10,6 +10,7 @@ from eventmill.api import docs, health, ingest, metrics, receipts
 from eventmill.api.body import Reader
 from eventmill.api.errors import add_handlers
 from eventmill.errors import PluginError
+from eventmill.event import DEFAULT_PROJECT
 from eventmill.hookspecs import HttpApp, Services
 
 
@@ -19,6 +20,7 @@ def create_app(
     reader: Reader,
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
+    project: str = DEFAULT_PROJECT,
 ) -> FastAPI:
     """Put the routes together. Whoever calls it opens and closes the services."""
     app = FastAPI(
@@ -31,13 +33,13 @@ def create_app(
     )
     add_handlers(app)
     app.state.receipts = receipts.Receipts(services.store)
-    one = ingest.PostEvent(services.publisher, reader, app.state.receipts, retention_days)
-    many = ingest.PostBulk(services.publisher, reader, retention_days)
+    one = ingest.PostEvent(services.publisher, reader, app.state.receipts, project, retention_days)
+    many = ingest.PostBulk(services.publisher, reader, project, retention_days)
     app.router.routes.append(Route("/events", one, methods=["POST"]))
     app.router.routes.append(Route("/events/bulk", many, methods=["POST"]))
-    app.include_router(receipts.create_router(services.store))
-    app.include_router(metrics.create_router(services.store))
-    app.include_router(health.create_router(state, services))
+    app.include_router(receipts.create_router(services.store, project))
+    app.include_router(metrics.create_router(services.store, project))
+    app.include_router(health.create_router(state, services, project))
     docs.add_docs(app)
     for http_app in http_apps:
         try:

@@ -101,10 +101,10 @@ async def _check(check: Callable[[], Awaitable[list[str]]]) -> Part:
         return Part(status="down", trouble=trouble)
 
 
-def create_router(health: Health, services: Services) -> APIRouter:
+def create_router(health: Health, services: Services, project: str) -> APIRouter:
     """The routes; `/health` and `/health/live` are fine whatever else is broken."""
     router = APIRouter(tags=["health"])
-    watch, started = Watch(services.queue, services.store), time.monotonic()
+    watch, started = Watch(services.queue, services.store, project), time.monotonic()
 
     @router.get("/health/details", summary="How much waits, and for how long?")
     async def details() -> Details:

@@ -15,7 +15,7 @@ from eventmill.api.body import Reader, header
 from eventmill.api.errors import code_of
 from eventmill.api.receipts import Receipts
 from eventmill.errors import InvalidRequest, PayloadTooLarge
-from eventmill.event import DEFAULT_PROJECT, MIN_TIME_MS, encode_line
+from eventmill.event import MIN_TIME_MS, encode_line
 from eventmill.publisher import Publisher
 from eventmill.validation import malformed, parse_event
 
@@ -70,6 +70,7 @@ class PostEvent:
     publisher: Publisher
     reader: Reader
     receipts: Receipts
+    project: str
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +78,7 @@ class PostEvent:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
-            event = parse_event(body, DEFAULT_PROJECT, now_ms, _oldest_ms(now_ms, self.retention_days))
+            event = parse_event(body, self.project, now_ms, _oldest_ms(now_ms, self.retention_days))
             line = encode_line(event)
             hold.grow(len(line))
             await self.publisher.publish([line])
@@ -100,20 +101,23 @@ class PostBulk:
 
     publisher: Publisher
     reader: Reader
+    project: str
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             items = await _split(body, header(scope, b"content-type"))
-            answer, lines = await _check(items, self.retention_days)
+            answer, lines = await _check(items, self.project, self.retention_days)
             if lines:
                 hold.grow(sum(map(len, lines)))
                 await self.publisher.publish(lines)
         await _respond(send, 202 if lines else 400, _encode(answer))
 
 
-async def _check(items: Sequence[bytes | msgspec.Raw], retention_days: int | None) -> tuple[BulkAnswer, list[bytes]]:
+async def _check(
+    items: Sequence[bytes | msgspec.Raw], project: str, retention_days: int | None
+) -> tuple[BulkAnswer, list[bytes]]:
     """The verdict on each item, and the lines of the good ones."""
     now_ms = _now_ms()
     oldest_ms = _oldest_ms(now_ms, retention_days)
@@ -123,7 +127,7 @@ async def _check(items: Sequence[bytes | msgspec.Raw], retention_days: int | Non
         if index % _YIELD_EVERY == _YIELD_EVERY - 1:
             await asyncio.sleep(0)
         try:
-            event = parse_event(item, DEFAULT_PROJECT, now_ms, oldest_ms)
+            event = parse_event(item, project, now_ms, oldest_ms)
         except InvalidRequest as error:
             answer.errors.append(ItemError(index, code_of(error), error.field, error.message))
             answer.event_ids.append(None)

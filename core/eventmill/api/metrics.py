@@ -7,7 +7,6 @@ from pydantic import BaseModel
 
 from eventmill.api.errors import ErrorAnswer
 from eventmill.errors import InvalidQuery, StoreUnavailable
-from eventmill.event import DEFAULT_PROJECT
 from eventmill.interfaces import Store
 from eventmill.query import parse_metrics_query
 from eventmill.times import parse_time
@@ -39,7 +38,7 @@ class MetricsAnswer(BaseModel):
     model_config = {"alias_generator": lambda name: name.rstrip("_"), "populate_by_name": True}
 
 
-def create_router(store: Store | None) -> APIRouter:
+def create_router(store: Store | None, project: str) -> APIRouter:
     """The route, over this store; without one it answers 503."""
     router = APIRouter(tags=["metrics"])
 
@@ -52,7 +51,7 @@ def create_router(store: Store | None) -> APIRouter:
         group_by: str | None = Query(None, description="`channel`, `hour` or `day` (UTC)"),
     ) -> MetricsAnswer:
         _check_names(request)
-        query = parse_metrics_query(DEFAULT_PROJECT, event_name or "", start or "", end or "", group_by)
+        query = parse_metrics_query(project, event_name or "", start or "", end or "", group_by)
         if store is None:
             raise StoreUnavailable("this process has no store")
         answer = await store.metrics(query)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from eventmill.api.errors import ErrorAnswer
 from eventmill.errors import InvalidQuery, StoreUnavailable
-from eventmill.event import DEFAULT_PROJECT, Event, Identity
+from eventmill.event import Event, Identity
 from eventmill.interfaces import Store
 from eventmill.times import parse_time
 
@@ -93,7 +93,7 @@ class StoredEvent(BaseModel):
     received_at: float
 
 
-def create_router(store: Store | None) -> APIRouter:
+def create_router(store: Store | None, project: str) -> APIRouter:
     """The route, over this store; without one it answers 503."""
     router = APIRouter(tags=["events"])
 
@@ -113,7 +113,7 @@ def create_router(store: Store | None) -> APIRouter:
             raise InvalidQuery(f"timestamp {error}", "timestamp") from None
         if store is None:
             raise StoreUnavailable("this process has no store")
-        found = await store.find([Identity(DEFAULT_PROJECT, event_name or "", timestamp_ms, event_id or "")])
+        found = await store.find([Identity(project, event_name or "", timestamp_ms, event_id or "")])
         return [_answer(event) for event in found]
 
     return router

@@ -92,5 +92,6 @@ async def serve_api(
     health = Health(queue, store)
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         reader = Reader(Budget(settings.memory_bytes))
-        app = create_app(Services(publisher, queue, store), health, reader, choice.http_apps, settings.retention_days)
+        services = Services(publisher, queue, store)
+        app = create_app(services, health, reader, choice.http_apps, settings.retention_days, settings.project)
         await serve_http(app, listener, leave, delay_seconds, health=health, reader=reader)

@@ -20,7 +20,7 @@ def show(data: Path | None, *, as_json: bool, seconds: float) -> None:
     """Look twice, so many seconds apart, and print what is to be seen."""
     settings = load(Settings)
     start_log(settings.log_level)
-    status = asyncio.run(_look(choose_existing(settings, data), seconds))
+    status = asyncio.run(_look(choose_existing(settings, data), settings.project, seconds))
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(status)) + "\n")
     else:
@@ -29,7 +29,7 @@ def show(data: Path | None, *, as_json: bool, seconds: float) -> None:
         sys.exit(1)
 
 
-async def _look(choice: Choice, seconds: float) -> Status:
+async def _look(choice: Choice, project: str, seconds: float) -> Status:
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(choice.queue.open())
         store: Store | None = None
@@ -38,7 +38,7 @@ async def _look(choice: Choice, seconds: float) -> Status:
                 store = await stack.enter_async_context(choice.store.open())
             except ConfigurationError as error:
                 sys.stderr.write(f"the store is left out: {error}\n")  # such as chDB's, which another process uses
-        watch = Watch(queue, store)
+        watch = Watch(queue, store, project)
         await watch.look()
         await asyncio.sleep(seconds)
         return await watch.look()

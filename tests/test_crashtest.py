@@ -1,0 +1,64 @@
+"""`eventmill crashtest`: the proof, and that it would notice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mill import eventmill
+
+
+def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
+    done = eventmill("crashtest", "--seconds", "10", "--rate", "100", "--kill9", "--json", cwd=tmp_path)
+    figures = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 0 < figures["accepted"] <= figures["stored"] <= figures["attempted"]
+    assert figures["crashes"] >= 2
+    assert figures["dead"] >= figures["poison"] > 0
+    assert figures["lost"] == figures["doubled"] == figures["unexpected"] == figures["dead_events"] == 0
+
+
+def test_a_store_that_loses_and_doubles_is_found_out(tmp_path: Path) -> None:
+    metadata = tmp_path / "leaky-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[eventmill]\nleaky = leaky\n")
+    (tmp_path / "leaky.py").write_text(LEAKY)
+    settings = {"PYTHONPATH": str(tmp_path), "EVENTMILL_STORE_LEAKY_URL": f"chdb://{tmp_path}/chdb"}
+    options = ("--seconds", "4", "--rate", "100", "--store", "leaky", "--json")
+    done = eventmill("crashtest", *options, cwd=tmp_path, settings=settings)
+    assert done.stderr == ""
+    figures = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert figures["lost"] > 0
+
+
+LEAKY = """
+from contextlib import asynccontextmanager
+import eventmill_store_clickhouse as real
+from eventmill import StoreBackend, hookimpl
+from eventmill_store_clickhouse.settings import ClickHouseStoreSettings, SettingsConfigDict
+
+class Settings(ClickHouseStoreSettings):
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_LEAKY_")
+
+@asynccontextmanager
+async def open_store(settings):
+    async with real.backend.open(settings) as store:
+        insert = store.insert
+        async def leak(batch):
+            await insert(batch.take(index for index in range(len(batch)) if index % 10 != 9))
+        store.insert = leak
+        yield store
+
+@hookimpl
+def eventmill_store_backends():
+    return [StoreBackend("leaky", Settings, open_store)]
+"""
+
+
+@pytest.mark.parametrize("options", [("--queue", "memory"), ("--store", "memory")])
+def test_crashing_what_lives_in_memory_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = eventmill("crashtest", "--kill9", *options, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "memory" in done.stderr
