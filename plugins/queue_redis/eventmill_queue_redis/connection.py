@@ -21,6 +21,7 @@ from eventmill import ConfigurationError, QueueMisconfigured, QueueUnavailable
 
 T = TypeVar("T")
 
+_OLDEST_VERSION = (6, 2)
 CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 4.0
 BLOCK_SECONDS = 2.0  # of one blocking read, at most; its socket waits longer than that
@@ -102,3 +103,16 @@ def _client(url: str, answer_seconds: float) -> Redis:
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigurationError(f"EVENTMILL_QUEUE_REDIS_URL: {error}") from error
     return Redis.from_pool(pool)
+
+
+def warnings_of(info: dict[str, Any]) -> list[str]:
+    """What the server says about itself that endangers messages. Raises QueueMisconfigured when it is too old."""
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+    if version < _OLDEST_VERSION:
+        raise QueueMisconfigured(f"Redis {info['redis_version']} is too old: it must be 6.2 or newer")
+    warnings = []
+    if not info.get("aof_enabled"):
+        warnings.append("Redis writes no append-only file: what was not saved is lost when it stops (appendonly yes)")
+    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
+        warnings.append(f"Redis may evict messages (maxmemory-policy {info['maxmemory_policy']}): set noeviction")
+    return warnings

@@ -14,13 +14,12 @@ from eventmill import (
     Depth,
     PartialFailure,
     Queue,
-    QueueMisconfigured,
     QueueUnavailable,
     Refused,
     Unknown,
 )
-from eventmill_queue_redis import scripts
-from eventmill_queue_redis.connection import BLOCK_SECONDS, Connection, explain, is_groupless
+from eventmill_queue_redis import entries, scripts
+from eventmill_queue_redis.connection import BLOCK_SECONDS, Connection, explain, is_groupless, warnings_of
 from eventmill_queue_redis.settings import RedisQueueSettings
 
 T = TypeVar("T")
@@ -31,7 +30,6 @@ _MAX_BODY_BYTES = 1024 * 1024
 _CLAIM_SECONDS = 1.0  # how often to look for leases that have ended, at the least
 _REAP_SECONDS = 3600.0  # consumers that were quiet for so long and hold nothing are removed
 _LEAVE_SECONDS = 1.0
-_OLDEST_VERSION = (6, 2)
 
 
 class RedisQueue(Queue):
@@ -131,7 +129,7 @@ class RedisQueue(Queue):
         if isinstance(pending, Exception) and not is_groupless(pending):
             raise explain(pending)
         in_flight = 0 if isinstance(pending, Exception) else pending["pending"]
-        age_seconds = max(0.0, time.time() - _enqueued_at_ms(oldest[0][0]) / 1000) if oldest else 0.0
+        age_seconds = max(0.0, time.time() - entries.enqueued_at_ms(oldest[0][0]) / 1000) if oldest else 0.0
         return Depth(max(0, length - in_flight), in_flight, age_seconds)
 
     async def check(self) -> list[str]:
@@ -150,7 +148,7 @@ class RedisQueue(Queue):
             return ["this user may not ask Redis for INFO: persistence and eviction are not checked"]
         if isinstance(info, Exception):
             raise explain(info)
-        return _warnings(info)
+        return warnings_of(info)
 
     async def migrate(self) -> None:
         await self._connection.run(self._create_group())
@@ -179,10 +177,10 @@ class RedisQueue(Queue):
         now_ms = time.time_ns() // 1_000_000
         arguments: list[Any] = [GROUP, self._consumer, lease_ms, max_messages, self._cursor, now_ms]
         keys = [self._key, self._parked]
-        self._cursor, entries = await self._in_group(lambda: self._claim(keys, arguments), (b"0-0", []))
-        if not entries and self._cursor == b"0-0":
+        self._cursor, taken = await self._in_group(lambda: self._claim(keys, arguments), (b"0-0", []))
+        if not taken and self._cursor == b"0-0":
             self._claim_at = time.monotonic() + min(_CLAIM_SECONDS, self._lease_seconds / 4)
-        return [_delivery(entry, attempts, _pairs(fields)) for entry, attempts, fields in entries]
+        return [entries.delivery(entry, attempts, fields) for entry, attempts, fields in taken]
 
     async def _read(self, max_messages: int, block_seconds: float) -> list[Delivery]:
         """Messages that nobody had yet."""
@@ -194,7 +192,7 @@ class RedisQueue(Queue):
             return reads.xreadgroup(GROUP, self._consumer, {self._key: ">"}, max_messages, block)
 
         streams: list[Any] = await self._in_group(read, [], BLOCK_SECONDS + 6)
-        return [_delivery(entry, 1, fields) for _, entries in streams for entry, fields in entries]
+        return [entries.delivery(entry, 1, fields) for _, added in streams for entry, fields in added]
 
     async def _change(
         self, deliveries: Sequence[Delivery], owner: str, idle_seconds: float, parked_until: float
@@ -228,29 +226,3 @@ class RedisQueue(Queue):
             self._reap_at = time.monotonic() + _REAP_SECONDS
             idle_ms = int(_REAP_SECONDS * 1000)
             await self._in_group(lambda: self._reap([self._key], [GROUP, idle_ms, ""]), None)
-
-
-def _enqueued_at_ms(entry: bytes) -> int:
-    return int(entry.partition(b"-")[0])
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _delivery(entry: bytes, attempts: int, fields: dict[bytes, bytes]) -> Delivery:
-    """The body is what was published; of an entry that somebody else added, its first value."""
-    body = fields.get(b"b", next(iter(fields.values()), b""))
-    return Delivery(body, attempts, _enqueued_at_ms(entry), (entry, attempts))
-
-
-def _warnings(info: dict[str, Any]) -> list[str]:
-    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-    if version < _OLDEST_VERSION:
-        raise QueueMisconfigured(f"Redis {info['redis_version']} is too old: it must be 6.2 or newer")
-    warnings = []
-    if not info.get("aof_enabled"):
-        warnings.append("Redis writes no append-only file: what was not saved is lost when it stops (appendonly yes)")
-    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
-        warnings.append(f"Redis may evict messages (maxmemory-policy {info['maxmemory_policy']}): set noeviction")
-    return warnings

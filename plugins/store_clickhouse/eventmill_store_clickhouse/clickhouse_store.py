@@ -22,7 +22,9 @@ from eventmill import (
     StoreUnavailable,
 )
 from eventmill_store_clickhouse import failures, migrations, questions
-from eventmill_store_clickhouse.connection import Connection, Rows
+from eventmill_store_clickhouse.connection import Connection
+from eventmill_store_clickhouse.erasures import Erasures
+from eventmill_store_clickhouse.statements import Statements
 
 LINE_COLUMNS = tuple(Event.__struct_fields__)
 MAX_GROUPS = 10_000
@@ -35,9 +37,7 @@ INSERT = {
     "input_format_skip_unknown_fields": 0,
 }
 MAX_PAGE = 50_000
-_KEYS = 500  # of rows that one statement deletes by name
 _FIRST_WINDOW_MS = 86_400_000
-_CLOCK_SKEW_S = 300  # between the servers of one cluster
 _ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
 
 
@@ -46,34 +46,34 @@ class ClickHouseStore(Store):
 
     def __init__(self, connection: Connection, retention_days: int | None) -> None:
         self._connection = connection
+        self._statements = Statements(connection)
+        self._erasures = Erasures(self._statements)
         self._retention_days = retention_days
-        self._erased: dict[tuple[str, str], int] = {}  # until when, by project and user
-        self._erasures_known_at_s = 0  # the server's time up to which all tombstones are known
 
     async def migrate(self) -> None:
-        await self._execute(migrations.BOOKKEEPING)
+        await self._statements.execute(migrations.BOOKKEEPING)
         applied = await self._applied()
         _refuse_newer(applied)
         for migration in migrations.MIGRATIONS:
             if migration.number not in applied:
                 for statement in migration.statements:
-                    await self._execute(statement)
-                await self._execute(
+                    await self._statements.execute(statement)
+                await self._statements.execute(
                     migrations.RECORD.format(number=migration.number, readable_from=migration.readable_from)
                 )
         await self._retain()
 
     async def insert(self, batch: EventBatch) -> None:
-        await self._learn_erasures()
+        await self._erasures.learn()
         kept = batch
-        if self._erased:
-            kept = batch.take(index for index, event in enumerate(batch.events) if not self._is_erased(event))
+        if self._erasures:
+            kept = batch.take(index for index, event in enumerate(batch.events) if not self._erasures.hide(event))
         if kept:
             await self._write(kept)
-            await self._learn_erasures()
+            await self._erasures.learn()
         # What was erased meanwhile was written all the same, and so, perhaps, by an earlier try.
-        if self._erased and (gone := [event for event in batch.events if self._is_erased(event)]):
-            await self._sweep(gone)
+        if self._erasures and (gone := [event for event in batch.events if self._erasures.hide(event)]):
+            await self._erasures.sweep(gone)
 
     async def _write(self, batch: EventBatch) -> None:
         try:
@@ -94,18 +94,13 @@ class ClickHouseStore(Store):
             if rows:
                 events += await self._page(window, before, limit - len(events))
             else:
-                left, newest_ms = (await self._ask(*questions.newest(rest)))[0]
+                left, newest_ms = (await self._statements.ask(*questions.newest(rest)))[0]
                 rest = replace(rest, end_ms=newest_ms + 1 if left else rest.start_ms)
             window_ms = (window.end_ms - window.start_ms) * 4
         return events
 
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
-        user = {"project": project, "user_id": user_id, "until_ms": until_ms}
-        # First the tombstone: from here on nothing of the user is answered or stored, whatever happens next.
-        await self._execute(questions.ERASE, user)
-        found = await self._look(questions.OF_USER, user)
-        await self._delete(project, user_id, until_ms)
-        return int(found[0][0])
+        return await self._erasures.add(project, user_id, until_ms)
 
     async def check(self) -> list[str]:
         applied = await self._applied()
@@ -118,7 +113,9 @@ class ClickHouseStore(Store):
         _refuse_newer(applied)
         tables = {
             name
-            for (name,) in await self._look("SELECT name FROM system.tables WHERE database = currentDatabase()", {})
+            for (name,) in await self._statements.look(
+                "SELECT name FROM system.tables WHERE database = currentDatabase()", {}
+            )
         }
         if missing := {"events", "erasures"} - tables:
             raise StoreMisconfigured(
@@ -130,12 +127,12 @@ class ClickHouseStore(Store):
         found = []
         for project in {identity.project for identity in identities}:
             wanted = {identity for identity in identities if identity.project == project}
-            rows = await self._ask(*questions.around(project, list(wanted)))
+            rows = await self._statements.ask(*questions.around(project, list(wanted)))
             found += [event for event in (_event(project, row) for row in rows) if event.identity in wanted]
         return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
-        rows = await self._ask(*questions.metrics(query, MAX_GROUPS))
+        rows = await self._statements.ask(*questions.metrics(query, MAX_GROUPS))
         if len(rows) > MAX_GROUPS + 1:
             raise QueryTooLarge(f"there are more than {MAX_GROUPS} groups: ask for a shorter time", "group_by")
         (_, _, total_count, unique_count), *groups = rows or [(1, "", 0, 0)]
@@ -150,48 +147,14 @@ class ClickHouseStore(Store):
         """The newest span of time that holds about a page, and its rows: dense data makes it short."""
         while True:
             window = replace(filter, start_ms=max(filter.start_ms, filter.end_ms - window_ms))
-            rows = (await self._ask(*questions.rows(window)))[0][0]
+            rows = (await self._statements.ask(*questions.rows(window)))[0][0]
             if rows <= _ROWS_PER_EVENT * limit or window_ms == 1:
                 return window, rows
             window_ms = max(1, min(window_ms // 2, window_ms * limit // rows))
 
     async def _page(self, window: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        rows = await self._ask(*questions.page(window, before, limit))
+        rows = await self._statements.ask(*questions.page(window, before, limit))
         return [_event(window.project, row) for row in rows]
-
-    async def _learn_erasures(self) -> None:
-        """Read the tombstones that are new since the last time."""
-        since = {"since_s": max(0, self._erasures_known_at_s - _CLOCK_SKEW_S)}
-        [[now_s, *columns]] = await self._look(questions.ERASURES, since)
-        self._erasures_known_at_s = now_s
-        for project, user_id, until_ms in zip(*columns, strict=True):
-            self._erased[project, user_id] = max(until_ms, self._erased.get((project, user_id), until_ms))
-
-    def _is_erased(self, event: Event) -> bool:
-        return event.timestamp_ms <= self._erased.get((event.project, event.user_id), -1)
-
-    async def _sweep(self, gone: list[Event]) -> None:
-        """Take off the disk what an insert left there of erased users."""
-        for project in {event.project for event in gone}:
-            ours = [event for event in gone if event.project == project]
-            for (user_id,) in await self._look(*questions.users_on_disk(project, ours)):
-                await self._delete(project, user_id, self._erased[project, user_id])
-
-    async def _delete(self, project: str, user_id: str, until_ms: int) -> None:
-        """Take rows that a tombstone hides off the disk, where the table is not spread over a cluster.
-
-        A delete costs time for each part that it might touch, so it is told the months.
-        """
-        if "MergeTree" not in await self._engine():
-            return
-        user = {"project": project, "user_id": user_id, "until_ms": until_ms}
-        for (month,) in await self._look(questions.MONTHS_OF_USER, user):
-            # First what this user's newer versions had overtaken, or it would come up again.
-            overtaken = [key for (key,) in await self._look(questions.OVERTAKEN, user | {"month": month})]
-            for start in range(0, len(overtaken), _KEYS):
-                keys = {"project": project, "user_id": user_id, "keys": overtaken[start : start + _KEYS]}
-                await self._execute(questions.delete_keys(month), keys)
-            await self._execute(questions.delete_user(month), user)
 
     async def _applied(self) -> dict[int, int]:
         """The migrations that were applied, each with the number from which programs can still read."""
@@ -206,40 +169,14 @@ class ClickHouseStore(Store):
 
     async def _retain(self) -> None:
         """Make the table's retention the one that is set, where it differs."""
-        engine = await self._engine()
+        engine = await self._statements.engine()
         if "MergeTree" not in engine:
             return  # a cluster's, see cluster.sql
         wanted = migrations.ttl(self._retention_days)
         if wanted is None and " TTL " in engine:
-            await self._execute("ALTER TABLE events REMOVE TTL")
+            await self._statements.execute("ALTER TABLE events REMOVE TTL")
         elif wanted is not None and f"TTL {wanted}" not in engine:
-            await self._execute(f"ALTER TABLE events MODIFY TTL {wanted}")
-
-    async def _engine(self) -> str:
-        """How the table's engine reads, TTL included."""
-        sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
-        found = await self._look(sql, {})
-        if not found:
-            raise StoreMisconfigured("the table events is missing: somebody removed or renamed it")
-        return str(found[0][0])
-
-    async def _execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        try:
-            await self._connection.execute(sql, parameters or {})
-        except ClickHouseError as error:
-            raise failures.explain(error) from error
-
-    async def _look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        try:
-            return await self._connection.look(sql, parameters)
-        except ClickHouseError as error:
-            raise failures.explain(error) from error
-
-    async def _ask(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        try:
-            return await self._connection.ask(sql, parameters, questions.LIMITS)
-        except ClickHouseError as error:
-            raise failures.explain_question(error) from error
+            await self._statements.execute(f"ALTER TABLE events MODIFY TTL {wanted}")
 
 
 def _refuse_newer(applied: Mapping[int, int]) -> None:
