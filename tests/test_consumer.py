@@ -466,32 +466,72 @@ async def test_a_message_that_came_too_often_is_tried_alone() -> None:
 
 
 async def test_a_message_that_no_process_survives_ends_as_a_dead_letter_and_the_others_stored() -> None:
-    class Killed(BaseException):
-        pass
+    trials: list[int] = []
 
-    class Killer(StoreProxy):
-        deaths = 0
+    async def survives(bodies: Sequence[bytes]) -> bool:
+        trials.append(len(bodies))
+        return not any(event.user_id == "killer" for body in bodies for event, _ in decode_frame(body))
 
-        async def insert(self, batch: EventBatch) -> None:
-            if any(event.user_id == "killer" for event in batch.events):
-                self.deaths += 1
-                raise Killed
-            await self.inner.insert(batch)
-
-    async with opened(lease_seconds=0.1) as (queue, store):
-        killer = Killer(store)
-        await publish(queue, [make_event(user_id="killer")], *(make_events(5, seed=seed) for seed in range(3)))
-        async with asyncio.timeout(30):
-            while not (await queue.dead.depth()).ready:
-                consumer = Consumer(queue, killer, batch_seconds=0.01, receive_seconds=0.05)
-                running = asyncio.create_task(consumer.run())
-                await asyncio.wait([running], timeout=1)  # it dies, or has buried the killer
-                consumer.stop()
-                await asyncio.gather(running, return_exceptions=True)
+    async with opened() as (queue, store):
+        groups = [make_events(5, seed=seed) for seed in range(16)]
+        groups[3] = [make_event(user_id="killer")]
+        await publish(queue, *groups)
+        await receive_and_release(queue, 6)
+        async with consuming(queue, store, survives=survives):
+            await eventually(lambda: is_settled(queue), 10)
         [record] = await dead_letters(queue)
         assert (record.reason, [event.user_id for event, _ in decode_frame(record.body)]) == ("killer", ["killer"])
-        assert 6 <= killer.deaths <= 12
-        assert len(await store.events()) == 15
+        assert len(await store.events()) == 75
+        assert trials.count(1) >= 3
+        assert len(trials) < 16, "the others are tried in groups"
+
+
+async def test_a_crowd_that_came_too_often_is_tried_at_once() -> None:
+    trials: list[int] = []
+
+    async def survives(bodies: Sequence[bytes]) -> bool:
+        trials.append(len(bodies))
+        return True
+
+    async with opened() as (queue, store):
+        await publish(queue, *(make_events(5, seed=seed) for seed in range(40)))
+        await receive_and_release(queue, 6)
+        async with consuming(queue, store, survives=survives):
+            await eventually(lambda: is_settled(queue), 10)
+        assert sum(trials) == 40
+        assert len(trials) <= 3
+        assert len(await store.events()) == 200
+
+
+async def test_a_foreign_body_as_large_as_can_be_is_dead_lettered_and_stops_nobody() -> None:
+    async with opened() as (queue, store):
+        large = b"x" * queue.max_body_bytes
+        await queue.publish([large], time.monotonic() + 5)
+        await publish(queue, make_events(10))
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue), 10)
+        assert [record.body for record in await dead_letters(queue)] == [large]
+        assert len(await store.events()) == 10
+
+
+async def test_draining_ends_in_time_also_when_an_insert_hangs() -> None:
+    class Hanging(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            await asyncio.sleep(60)
+
+    async with opened() as (queue, store):
+        await publish(queue, *(make_events(10, seed=seed) for seed in range(30)))
+        consumer = Consumer(queue, Hanging(store), batch_rows=10, batch_seconds=0.01, drain_seconds=0.5)
+        running = asyncio.create_task(consumer.run())
+        await eventually(lambda: is_leased(queue))
+        consumer.stop()
+        async with asyncio.timeout(5):
+            await running
+        assert (await queue.depth()).in_flight == 0
+
+
+async def is_leased(queue: Queue) -> bool:
+    return bool((await queue.depth()).in_flight)
 
 
 async def test_a_dead_letter_that_the_queue_itself_moved_back_is_processed() -> None:

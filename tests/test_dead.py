@@ -15,7 +15,7 @@ from eventmill.event import encode_line
 from eventmill.frames import DeadRecord, decode_frame, encode_dead, encode_frame
 from eventmill.testing import make_event
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
-from mill import eventmill
+from mill import eventmill, running, wait_until
 
 NOON_MS = 1_700_000_000_000
 
@@ -141,6 +141,24 @@ def test_a_purge_removes_only_what_is_named(tmp_path: Path, settings: dict[str, 
         "3 dead letters purged"
     )
     assert bodies(settings, dead=True) == bodies(settings, dead=False) == []
+
+
+@pytest.mark.parametrize("command", [("purge", ""), ("replay", "ab")])
+def test_an_id_that_may_mean_anything_is_refused(
+    tmp_path: Path, settings: dict[str, str], command: tuple[str, str]
+) -> None:
+    done = eventmill("dead", *command, cwd=tmp_path, settings=settings)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(bodies(settings, dead=True)) == 4
+
+
+def test_a_replay_ends_while_a_consumer_buries_the_same_letters_again(tmp_path: Path, settings: dict[str, str]) -> None:
+    settings = settings | {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": f"chdb://{tmp_path}/chdb"}
+    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings) as program:
+        program.url()
+        done = eventmill("dead", "replay", "--reason", "undecodable", cwd=tmp_path, settings=settings)
+        assert done.stdout.startswith("1 dead letters replayed, ")
+        wait_until(lambda: len(bodies(settings, dead=True)) == 4)
 
 
 def test_a_time_that_is_none_is_told(tmp_path: Path, settings: dict[str, str]) -> None:

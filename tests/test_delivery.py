@@ -27,7 +27,7 @@ from eventmill.testing.contract import eventually
 from eventmill.testing.store_contract import everything, scan_all
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
-from mill import eventmill, running, wait_until
+from mill import Program, eventmill, running, wait_until
 
 pytestmark = pytest.mark.anyio
 HALVES = ("serve", "consume")
@@ -263,6 +263,69 @@ def test_a_process_that_is_killed_at_any_step_loses_and_doubles_nothing(
         wait_until(is_stored, 30)
         assert deaths == 1
         assert (tmp_path / "died").exists()
+
+
+KILLER = """
+import os, signal
+from contextlib import asynccontextmanager
+import eventmill_store_clickhouse as real
+from eventmill import StoreBackend, hookimpl
+from eventmill_store_clickhouse.settings import ClickHouseStoreSettings, SettingsConfigDict
+
+class Settings(ClickHouseStoreSettings):
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_MORTAL_")
+
+@asynccontextmanager
+async def open_store(settings):
+    async with real.backend.open(settings) as store:
+        insert = store.insert
+        async def die(batch):
+            if any(event.user_id == "killer" for event in batch.events):
+                os.kill(os.getpid(), signal.SIGKILL)
+            await insert(batch)
+        store.insert = die
+        yield store
+
+@hookimpl
+def eventmill_store_backends():
+    return [StoreBackend("mortal", Settings, open_store)]
+"""
+
+
+async def test_a_message_that_kills_its_process_ends_alone_and_then_dead(
+    tmp_path: Path, server: services.ClickHouse
+) -> None:
+    metadata = tmp_path / "mortal-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[eventmill]\nmortal = mortal\n")
+    (tmp_path / "mortal.py").write_text(KILLER)
+    settings = {
+        "PYTHONPATH": str(tmp_path),
+        "EVENTMILL_QUEUE": "sqlite",
+        "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path / "queue.db"),
+        "EVENTMILL_QUEUE_SQLITE_LEASE_SECONDS": "0.5",
+        "EVENTMILL_STORE": "mortal",
+        "EVENTMILL_STORE_MORTAL_URL": server.url,
+        "EVENTMILL_BATCH_SECONDS": "0.1",
+    }
+    async with opened(tmp_path, server.url) as (queue, store):
+        await publish(queue, range(5))
+        await queue.publish([encode_frame([encode_line(make_event(user_id="killer"))])], time.monotonic() + 5)
+        deaths = 0
+        while not (await queue.dead.depth()).ready:
+            with running("consume", cwd=tmp_path, settings=settings) as consumer:
+
+                async def is_decided(program: Program = consumer) -> bool:
+                    return program.process.poll() is not None or await is_empty(queue)
+
+                await eventually(is_decided, 30)
+                deaths += consumer.process.poll() is not None
+                assert deaths <= 7
+        [letter] = [decode_dead(delivery.body) for delivery in await queue.dead.receive(10, 0)]
+        assert letter.reason == "killer"
+        assert deaths == 5
+        assert await stored(store) == 100
 
 
 @pytest.fixture

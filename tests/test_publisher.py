@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 import eventmill_queue_memory
-from eventmill import ConfigurationError, PartialFailure, Queue, QueueUnavailable, Unknown
+from eventmill import ConfigurationError, PartialFailure, Queue, QueueUnavailable, Refused, Unknown
 from eventmill.event import encode_line
 from eventmill.frames import decode_frame
 from eventmill.publisher import Publisher
@@ -103,7 +103,7 @@ async def test_a_large_bulk_is_split_into_frames_that_the_queue_takes() -> None:
 async def test_each_caller_gets_its_own_verdict() -> None:
     async with opened() as queue, Publisher(queue, linger_ms=200) as publisher:
         await publisher.publish(LINES[:1])
-        queue.failure = PartialFailure({1: Unknown("lost")})
+        queue.failure = PartialFailure({1: Refused("too large")})
         callers = [asyncio.create_task(publisher.publish(LINES[i * 300 : i * 300 + 300])) for i in range(3)]
         verdicts = await asyncio.gather(*callers, return_exceptions=True)
         frames = [set(lines_of([body])) for body in queue.calls[1][1]]
@@ -111,6 +111,25 @@ async def test_each_caller_gets_its_own_verdict() -> None:
             is_hurt = bool(frames[1] & set(LINES[number * 300 : number * 300 + 300]))
             assert isinstance(verdict, QueueUnavailable) is is_hurt
         assert None in verdicts
+
+
+async def test_a_lost_reply_is_repeated_for_what_was_lost_alone() -> None:
+    class Blinking(QueueProxy):
+        failures: list[Exception] = [QueueUnavailable("away"), PartialFailure({1: Unknown("lost")})]  # noqa: RUF012 (one instance)
+        sizes: list[int] = []  # noqa: RUF012 (one instance)
+
+        async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+            self.sizes.append(len(bodies))
+            if self.failures:
+                raise self.failures.pop(0)
+
+    async with opened() as queue:
+        blinking = Blinking(queue)
+        async with Publisher(blinking) as publisher:
+            await publisher.publish(LINES[:900])
+            assert blinking.sizes[0] == blinking.sizes[1] > 1
+            assert blinking.sizes[2:] == [1]
+            assert (publisher.confirmed, publisher.unconfirmed) == (900, 0)
 
 
 @pytest.mark.parametrize("failure", [QueueUnavailable("away"), RuntimeError("a bug in a plugin")])

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from eventmill import frames
 from eventmill.errors import UndecodableMessage
@@ -19,7 +19,7 @@ from eventmill.retry import Retry, Stopped
 log = logging.getLogger(__name__)
 
 INSERTS = 2  # under way at once
-ALONE_ATTEMPTS = 3  # a suspect that has not survived so often is dead
+TRIALS = 3  # a message that so many processes in a row did not survive is dead
 DRAIN_SECONDS = 20.0
 
 
@@ -31,6 +31,7 @@ class Consumer:
     Args:
         receive_seconds: how long one receive may wait for a message.
         pause_seconds: the pause after a receive that brought less than was asked for, where a call costs money.
+        survives: tries messages that came too often in a process of their own; without it they are only settled alone.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Consumer:
         receive_seconds: float = 1.0,
         pause_seconds: float = 0.0,
         drain_seconds: float = DRAIN_SECONDS,
+        survives: Callable[[Sequence[bytes]], Awaitable[bool]] | None = None,
     ) -> None:
         self._store = store
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
         self._batch_seconds = batch_seconds
         self._drain_seconds = drain_seconds
+        self._survives_trial = survives
         self._retry = Retry()
         self._leases = Leases(queue, self._retry)
         self._inserter = Inserter(queue, store, self._retry)
@@ -68,13 +71,7 @@ class Consumer:
         try:
             with contextlib.suppress(Stopped):
                 await self._retry.run("the store is not ready", self._store.check)
-                receiving = asyncio.create_task(self._receiver.run(), name="eventmill-receiver")
-                try:
-                    await self._settle_all(receiving)
-                finally:
-                    if not self._retry.stopping.is_set():
-                        self.stop()  # it broke
-                    await receiving  # a read under way is never cancelled
+                await self._move()
         finally:
             heartbeat.cancel()
             await self._leases.close()
@@ -86,6 +83,22 @@ class Consumer:
         self._receiver.is_emptying = empty
         self._retry.stop(self._drain_seconds)
         self._buffer.changed.set()
+
+    async def _move(self) -> None:
+        """Receive and settle until stopped, and then for the seconds that are left."""
+        receiving = asyncio.create_task(self._receiver.run(), name="eventmill-receiver")
+        settling = asyncio.create_task(self._settle_all(receiving), name="eventmill-settler")
+        stopping = asyncio.create_task(self._retry.stopping.wait())
+        await asyncio.wait([settling, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not self._retry.stopping.is_set():
+            self.stop()  # it broke
+        await asyncio.wait([settling], timeout=self._retry.left)
+        for task in (settling, *self._settling):
+            task.cancel()  # time is up: what it was about comes again
+        await asyncio.wait([receiving])  # a read under way is never cancelled
+        if not settling.cancelled() and (error := settling.exception()) is not None:
+            self._failure = error
 
     # settling
 
@@ -99,21 +112,20 @@ class Consumer:
                 continue
             messages = self._take()
             if messages[0].is_suspect:
-                await self._settle_alone(messages[0])
+                with contextlib.suppress(Stopped):
+                    await self._settle_suspects(messages)
             else:
                 await self._slots.acquire()
                 self._start(messages)
         if self._settling:
-            _, late = await asyncio.wait(self._settling, timeout=self._retry.left)
-            for task in late:
-                task.cancel()  # time is up: these messages come again
+            await asyncio.wait(self._settling)
 
     def _patience(self, receiving: asyncio.Task[None]) -> float:
         """For how long a batch should still wait for company."""
         if not self._buffer:
             return 0.05
         first = self._buffer.messages[0]
-        if receiving.done() or first.is_suspect or self._retry.stopping.is_set() or self._is_full():
+        if receiving.done() or self._retry.stopping.is_set() or self._is_full():
             return 0
         return first.received_at + self._batch_seconds - time.monotonic()
 
@@ -125,11 +137,11 @@ class Consumer:
         )
 
     def _take(self) -> list[Message]:
-        """The oldest messages, as many as one insert holds; a suspect alone."""
+        """The oldest messages, as many as one insert holds; suspects apart from the others."""
         taken = [self._buffer.pop()]
-        rows, size = len(taken[0].pairs), taken[0].size
-        while self._buffer and not taken[0].is_suspect and not self._buffer.messages[0].is_suspect:
-            rows += len(self._buffer.messages[0].pairs)
+        rows, size = _rows(taken[0]), taken[0].size
+        while self._buffer and self._buffer.messages[0].is_suspect == taken[0].is_suspect:
+            rows += _rows(self._buffer.messages[0])
             size += self._buffer.messages[0].size
             if rows > self._batch_rows or size > self._batch_bytes:
                 break
@@ -148,18 +160,34 @@ class Consumer:
             self._failure = error
             self.stop()
 
-    async def _settle_alone(self, message: Message) -> None:
-        """Try a suspect while nothing else is under way, or bury it when it has not survived that three times."""
+    async def _settle_suspects(self, suspects: list[Message]) -> None:
+        """Settle suspects alone, once a process of their own has survived them; bury the one that none survives."""
         if self._settling:
             await asyncio.wait(self._settling)
-        with contextlib.suppress(Stopped):
-            if message.delivery.attempts > ALONE_ATTEMPTS:
-                error = UndecodableMessage(f"tried alone {ALONE_ATTEMPTS} times, and the process did not survive it")
-                await self._inserter.bury("killer", error, message.body, [message.delivery])
-                await self._leases.ack([message.delivery])
-            elif (pairs := await self._receiver.open(message.delivery, message.body)) is not None:
-                await self._settle([dataclasses.replace(message, pairs=pairs)])
-        self._receiver.has_suspect = False
+        if await self._survives(suspects):
+            opened = [
+                dataclasses.replace(suspect, pairs=pairs)
+                for suspect in suspects
+                if (pairs := await self._receiver.open(suspect.delivery, suspect.body)) is not None
+            ]
+            if opened:
+                await self._settle(opened)
+        elif len(suspects) > 1:
+            half = len(suspects) // 2
+            await self._settle_suspects(suspects[:half])
+            await self._settle_suspects(suspects[half:])
+        else:
+            error = UndecodableMessage(f"{TRIALS} processes in a row did not survive it")
+            await self._inserter.bury("killer", error, suspects[0].body, [suspects[0].delivery])
+            await self._leases.ack([suspects[0].delivery])
+
+    async def _survives(self, suspects: Sequence[Message]) -> bool:
+        """Whether a process survives these messages; a single one has three tries."""
+        log.warning("%d messages came too often: they are tried in a process of their own", len(suspects))
+        for _ in range(TRIALS if len(suspects) == 1 else 1):
+            if self._survives_trial is None or await self._survives_trial([suspect.body for suspect in suspects]):
+                return True
+        return False
 
     async def _settle(self, messages: Sequence[Message]) -> None:
         """Store or dead-letter every event of the messages, then ack."""
@@ -178,3 +206,8 @@ class Consumer:
                 start, size = index, 0
             size += len(line)
         yield batch.take(range(start, len(batch))) if start else batch
+
+
+def _rows(message: Message) -> int:
+    """How many events a message holds."""
+    return frames.count(message.body) if message.is_suspect else len(message.pairs)

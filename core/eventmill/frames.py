@@ -108,7 +108,7 @@ class DeadRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         reason: `undecodable` (no frame), `rejected` (the store never takes it), `killer` (no process survived it) or
-            `moved` (by the queue itself); in the main queue `suspect` (it is to be tried alone).
+            `moved` (by the queue itself).
         code: the name of the error.
         message: what went wrong, in words.
         attempts: how often the message had been received.
@@ -136,6 +136,11 @@ def encode_dead(record: DeadRecord) -> bytes:
 def is_known(body: bytes) -> bool:
     """Whether a body begins as a frame that this program reads."""
     return body[:3] == b"em" + bytes([VERSION])
+
+
+def count(body: bytes) -> int:
+    """How many events a frame says it holds; not more than any may."""
+    return min(MAX_FRAME_EVENTS, int.from_bytes(body[4:6]))
 
 
 def is_dead(body: bytes) -> bool:

@@ -59,6 +59,8 @@ class Inserter:
             body=body,
         )
         dead = frames.encode_dead(record)
+        if len(dead) > self._queue.dead.max_body_bytes:
+            dead = body  # what somebody else sent may be as large as a message can be: then it goes without its record
         await self._retry.run(
             "cannot dead-letter", lambda: self._queue.dead.publish([dead], time.monotonic() + PUBLISH_SECONDS)
         )
@@ -72,7 +74,7 @@ class Inserter:
                 await self.breaker.call(lambda: self._store.insert(batch))
             except RejectedEvents as rejection:
                 leads_to_halves = not rejection.indexes and len(batch) > 1
-                if leads_to_halves or await self._takes_canary():
+                if leads_to_halves or await self.takes_canary():
                     raise
                 trouble: Exception = StoreMisconfigured(f"the store rejects every event: {rejection}")
             except StoreMisconfigured as error:
@@ -94,9 +96,9 @@ class Inserter:
             await self._store.check()
         except Exception:
             return False
-        return await self._takes_canary()
+        return await self.takes_canary()
 
-    async def _takes_canary(self) -> bool:
+    async def takes_canary(self) -> bool:
         """Whether the store takes an event that nothing is wrong with: if not, the schema is at fault, not the data."""
         hour_ms = time.time_ns() // 1_000_000 // 3_600_000 * 3_600_000
         canary = create_event(

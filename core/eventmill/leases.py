@@ -9,6 +9,8 @@ from eventmill.retry import Retry
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 5.0
+
 
 class Leases:
     """What was received and is not settled yet."""
@@ -52,11 +54,17 @@ class Leases:
 
     async def close(self) -> None:
         """Release what is left, at once and without patience: the leases would end by themselves."""
+        if self._held:
+            log.warning("leaving with %d messages not stored: they stay in the queue", len(self._held))
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.give_back()
+        except Exception as error:
+            log.warning("cannot release messages, their leases will end (%s)", type(error).__name__)
+
+    async def give_back(self) -> None:
+        """Release everything that is held."""
         held = list(self._held)
         self._held.clear()
         if held:
-            log.warning("leaving with %d messages not stored: they stay in the queue", len(held))
-            try:
-                await self._queue.release(held)
-            except Exception as error:
-                log.warning("cannot release %d messages, their leases will end (%s)", len(held), error)
+            await self._queue.release(held)

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from eventmill import frames
-from eventmill.errors import ConfigurationError, EventmillError, PartialFailure, QueueUnavailable
+from eventmill.errors import ConfigurationError, EventmillError, PartialFailure, QueueUnavailable, Refused, Unknown
 from eventmill.interfaces import MIN_BODY_BYTES, Queue
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5.0
+ATTEMPTS = 3  # at one commit, with full jitter between them
+PAUSE_SECONDS = 0.1
 MAX_COMMITS = 8  # under way at once
 MAX_COMMIT_FRAMES = 32
 _SHARE_SECONDS = 0.005  # a commit under way is waited for at most so long, so that a crowd shares the next one
@@ -103,7 +106,7 @@ class Publisher:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for waiter in self._waiting:
-            waiter.settle(QueueUnavailable("the queue did not confirm it before this process left"))
+            self._settle(waiter, QueueUnavailable("the queue did not confirm it before this process left"))
 
     async def _run(self) -> None:
         while not self._closing or self._pending:
@@ -177,32 +180,51 @@ class Publisher:
         start = 0
         for waiter in waiters:
             unconfirmed = any(lost[start : start + waiter.count])
-            self.unconfirmed += waiter.count if unconfirmed else 0
-            self.confirmed += 0 if unconfirmed else waiter.count
-            waiter.settle(QueueUnavailable("the queue did not confirm it") if unconfirmed else None)
+            self._settle(waiter, QueueUnavailable("the queue did not confirm it") if unconfirmed else None)
             start += waiter.count
 
     async def _publish(self, bodies: list[bytes], deadline: float) -> set[int]:
-        """Publish, and return the indexes of the bodies that were not confirmed."""
+        """Publish, and return the indexes of the bodies that were not confirmed; a blip is worth a second try."""
+        refused: set[int] = set()
+        wanted = list(range(len(bodies)))
+        for attempt in range(ATTEMPTS):
+            failed = await self._try([bodies[index] for index in wanted], deadline)
+            refused |= {wanted[index] for index, why in failed.items() if isinstance(why, Refused)}
+            wanted = [wanted[index] for index, why in failed.items() if isinstance(why, Unknown)]
+            pause = random.uniform(0, PAUSE_SECONDS * 2**attempt)
+            if not wanted or attempt == ATTEMPTS - 1 or time.monotonic() + pause >= deadline:
+                break
+            await asyncio.sleep(pause)
+        return refused | set(wanted)
+
+    async def _try(self, bodies: list[bytes], deadline: float) -> Mapping[int, Refused | Unknown]:
+        """Publish once; return what was not confirmed. Repeating what is unknown may double it, never lose it."""
         try:
             await self._queue.publish(bodies, deadline)
         except PartialFailure as failure:
             log.warning("the queue took %d of %d messages: %s", len(bodies) - len(failure.failed), len(bodies), failure)
-            return set(failure.failed)
+            return failure.failed
         except QueueUnavailable as error:
             log.warning("the queue is unavailable: %s", error)
         except Exception:
             log.exception("the queue failed to publish")
         else:
-            return set()
-        return set(range(len(bodies)))
+            return {}
+        return {index: Unknown("unavailable") for index in range(len(bodies))}
+
+    def _settle(self, waiter: Waiter, error: EventmillError | None) -> None:
+        """Answer a caller, and count what it was answered."""
+        if not waiter.verdict.done():
+            self.confirmed += waiter.count if error is None else 0
+            self.unconfirmed += waiter.count if error is not None else 0
+        waiter.settle(error)
 
     def _sweep(self) -> None:
         """Answer the callers whose time is up, whatever the queue does."""
         now = time.monotonic()
         while self._waiting and (self._waiting[0].verdict.done() or self._waiting[0].deadline <= now):
             late = QueueUnavailable(f"the queue did not confirm it within {self._timeout_seconds:g} s")
-            self._waiting.popleft().settle(late)
+            self._settle(self._waiting.popleft(), late)
         while self._pending and self._pending[0].verdict.done():
             self._next()
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from eventmill import frames
 from eventmill.errors import UndecodableMessage, UnknownFrameVersion
 from eventmill.event import Event
-from eventmill.inserter import PUBLISH_SECONDS, Inserter
+from eventmill.inserter import Inserter
 from eventmill.interfaces import Delivery, Queue
 from eventmill.leases import Leases
 from eventmill.retry import Retry, Stopped
@@ -22,7 +22,7 @@ RECEIVE_MESSAGES = 100
 MAX_RECEIVERS = 4
 BUFFER_EVENTS = 50_000
 BUFFER_BYTES = 64 * 1024 * 1024
-SUSPECT_ATTEMPTS = 5  # a message that came more often is tried alone
+SUSPECT_ATTEMPTS = 5  # a message that came more often is tried in a process of its own
 UNKNOWN_VERSION_DELAY_SECONDS = 60
 _FULL_SECONDS = 0.01  # how often to look whether the buffer has room again
 
@@ -77,7 +77,6 @@ class Receiver:
     ) -> None:
         self.buffer = Buffer()
         self.is_emptying = False
-        self.has_suspect = False  # in the buffer, or being tried: until then nothing else is received
         self._queue = queue
         self._inserter = inserter
         self._breaker = inserter.breaker
@@ -126,7 +125,7 @@ class Receiver:
         return self.is_emptying and time.monotonic() < self._retry.deadline
 
     def _has_room(self) -> bool:
-        return self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES and not self.has_suspect
+        return self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES
 
     async def _receive_many(self, receivers: int) -> tuple[list[int], list[Exception]]:
         answers = await asyncio.gather(*(self._receive() for _ in range(receivers)), return_exceptions=True)
@@ -145,28 +144,11 @@ class Receiver:
         return len(deliveries)
 
     async def _sort(self, delivery: Delivery) -> None:
-        """Put a message into the buffer, or on its way as a suspect."""
-        record = frames.decode_dead(delivery.body) if frames.is_dead(delivery.body) else None
-        if record is not None and record.reason == "suspect":
-            if self.has_suspect:
-                await self._put_back(delivery, record)
-            else:
-                self.has_suspect = True
-                self.buffer.append(Message(delivery, record.body, (), 0, True, time.monotonic()))
-            return
-        # A dead letter here was moved back by the queue's own means.
-        body = delivery.body if record is None else record.body
+        """Put a message into the buffer; one that came too often as a suspect, without looking into it."""
+        # A dead letter among the messages was moved back by the queue's own means.
+        body = frames.decode_dead(delivery.body).body if frames.is_dead(delivery.body) else delivery.body
         if delivery.attempts > SUSPECT_ATTEMPTS and frames.is_known(body):
-            log.warning("a message came %d times: it will be tried alone", delivery.attempts)
-            await self._put_back(delivery, frames.DeadRecord(reason="suspect", attempts=delivery.attempts, body=body))
+            self.buffer.append(Message(delivery, body, (), len(body), True, time.monotonic()))
         elif (pairs := await self.open(delivery, body)) is not None:
             size = sum(len(line) for _, line in pairs)
             self.buffer.append(Message(delivery, body, pairs, size, False, time.monotonic()))
-
-    async def _put_back(self, delivery: Delivery, suspect: frames.DeadRecord) -> None:
-        """Put a suspect into the queue as a new message: its attempts count only how often it was tried alone."""
-        body = frames.encode_dead(suspect)
-        await self._retry.run(
-            "cannot put a suspect back", lambda: self._queue.publish([body], time.monotonic() + PUBLISH_SECONDS)
-        )
-        await self._leases.ack([delivery])

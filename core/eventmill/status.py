@@ -1,14 +1,20 @@
 """What an operator wants to see at a glance: how much waits, for how long, and whether it becomes less."""
 
+import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from eventmill.event import DEFAULT_PROJECT, MAX_TIME_MS, MIN_TIME_MS
-from eventmill.interfaces import Queue, Store
+from eventmill.interfaces import Depth, Queue, Store
 from eventmill.query import EventFilter
 
+T = TypeVar("T")
+
 WINDOW_SECONDS = 60.0
+LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +48,16 @@ class Watch:
         self._backlogs: deque[tuple[float, int]] = deque()
 
     async def look(self) -> Status:
-        """What is to be seen now. A service that is away leaves its part empty."""
-        newest_event_ms = await self._newest()
-        try:
-            depth, dead = await self._queue.depth(), await self._queue.dead.depth()
-        except Exception:
-            return Status(newest_event_ms=newest_event_ms)
-        backlog = (depth.ready or 0) + (depth.in_flight or 0)
-        rate = self._rate(backlog)
-        return Status(
-            depth.ready,
-            depth.in_flight,
-            (dead.ready or 0) + (dead.in_flight or 0),
-            depth.oldest_age_seconds,
-            rate,
-            0.0 if backlog == 0 else backlog / rate if rate is not None and rate > 0 else None,
-            newest_event_ms,
+        """What is to be seen now. A service that is away, or slow, leaves its part empty."""
+        newest_event_ms, depth, dead = await asyncio.gather(
+            _tried(self._newest()), _tried(self._queue.depth()), _tried(self._queue.dead.depth())
         )
+        if depth is None:
+            return Status(dead=_total(dead), newest_event_ms=newest_event_ms)
+        backlog = _total(depth)
+        rate = None if backlog is None else self._rate(backlog)
+        left = 0.0 if backlog == 0 else backlog / rate if backlog and rate and rate > 0 else None
+        return Status(depth.ready, depth.in_flight, _total(dead), depth.oldest_age_seconds, rate, left, newest_event_ms)
 
     def _rate(self, backlog: int) -> float | None:
         now = time.monotonic()
@@ -71,8 +70,19 @@ class Watch:
     async def _newest(self) -> int | None:
         if self._store is None:
             return None
-        try:
-            newest = await self._store.scan(EventFilter(self._project, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
-        except Exception:
-            return None
+        newest = await self._store.scan(EventFilter(self._project, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
         return newest[0].timestamp_ms if newest else None
+
+
+async def _tried(call: Awaitable[T]) -> T | None:
+    """The answer, or None when there is none in time."""
+    task = asyncio.ensure_future(call)
+    done, _ = await asyncio.wait([task], timeout=LOOK_SECONDS)
+    task.add_done_callback(lambda late: late.cancelled() or late.exception())
+    return task.result() if done and task.exception() is None else None
+
+
+def _total(depth: Depth | None) -> int | None:
+    if depth is None or (depth.ready is None and depth.in_flight is None):
+        return None
+    return (depth.ready or 0) + (depth.in_flight or 0)

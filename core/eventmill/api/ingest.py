@@ -82,7 +82,7 @@ class PostEvent:
             line = encode_line(event)
             hold.grow(len(line))
             await self.publisher.publish([line])
-        if waits and await self.receipts.wait(event.identity):
+        if waits and await self.receipts.wait(event):
             await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
         else:
             await _respond(send, 202, _encode({"event_id": event.event_id, "status": "accepted"}))

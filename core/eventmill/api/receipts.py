@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Query
@@ -28,16 +27,17 @@ class Receipts:
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
-        self._waiters: dict[Identity, set[asyncio.Future[bool]]] = {}
+        self._waiters: dict[Identity, dict[asyncio.Future[bool], int]] = {}  # and the version that is waited for
         self._poller: asyncio.Task[None] | None = None
         self._is_stopped = False
 
-    async def wait(self, identity: Identity, seconds: float = WAIT_SECONDS) -> bool:
-        """Whether the event was stored within that time."""
+    async def wait(self, event: Event, seconds: float = WAIT_SECONDS) -> bool:
+        """Whether the event, or a newer version of it, was stored within that time."""
         if self._store is None or self._is_stopped:
             return False
         verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(identity, set()).add(verdict)
+        identity = event.identity
+        self._waiters.setdefault(identity, {})[verdict] = event.version
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(self._store), name="eventmill-receipts")
         try:
@@ -47,20 +47,22 @@ class Receipts:
             return False
         finally:
             if identity in self._waiters:
-                self._waiters[identity].discard(verdict)
+                self._waiters[identity].pop(verdict, None)
                 if not self._waiters[identity]:
                     del self._waiters[identity]
 
     def stop(self) -> None:
         """The process leaves: nobody waits any longer."""
         self._is_stopped = True
-        self._settle(list(self._waiters), is_stored=False)
-
-    def _settle(self, identities: Iterable[Identity], *, is_stored: bool) -> None:
-        for identity in identities:
-            for verdict in self._waiters.pop(identity, set()):
+        for waiting in self._waiters.values():
+            for verdict in waiting:
                 if not verdict.done():
-                    verdict.set_result(is_stored)
+                    verdict.set_result(False)
+
+    def _settle(self, event: Event) -> None:
+        for verdict, version in self._waiters.get(event.identity, {}).items():
+            if event.version >= version and not verdict.done():
+                verdict.set_result(True)
 
     async def _poll(self, store: Store) -> None:
         """Ask for everything that is waited for, the longest-waiting first, until nobody waits."""
@@ -68,11 +70,10 @@ class Receipts:
             started = time.monotonic()
             wanted = list(self._waiters)[:_MAX_POLLED]
             try:
-                found = {event.identity for event in await store.find(wanted)}
+                for event in await store.find(wanted):
+                    self._settle(event)
             except Exception as error:
                 log.warning("cannot look for receipts (%s): %s", type(error).__name__, error)
-                found = set()
-            self._settle(found, is_stored=True)
             for identity in wanted:
                 if identity in self._waiters:  # next time behind those that were not asked for now
                     self._waiters[identity] = self._waiters.pop(identity)

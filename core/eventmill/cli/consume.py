@@ -6,6 +6,7 @@ import logging
 from eventmill.cli.backends import Choice, choose
 from eventmill.cli.output import start_log
 from eventmill.cli.server import leave_on_signal, run_loop
+from eventmill.cli.trial import survives
 from eventmill.consumer import Consumer
 from eventmill.interfaces import Queue, Store
 from eventmill.settings import Settings, load
@@ -51,4 +52,5 @@ def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Sto
         batch_rows=settings.batch_rows,
         batch_bytes=settings.batch_bytes,
         batch_seconds=settings.batch_seconds,
+        survives=survives,
     )

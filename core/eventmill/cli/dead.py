@@ -20,10 +20,13 @@ from eventmill.cli.output import print_table, start_log
 from eventmill.errors import ConfigurationError, UndecodableMessage, UnknownFrameVersion
 from eventmill.event import Event
 from eventmill.interfaces import Delivery, Queue
+from eventmill.leases import Leases
+from eventmill.retry import Retry
 from eventmill.settings import Settings, load
 from eventmill.times import describe, parse_time
 
 PAGE = 100
+MIN_ID = 4
 PUBLISH_SECONDS = 10.0
 
 
@@ -57,7 +60,7 @@ class Letter:
             "died_at": describe(self.died_at_ms),
             "reason": self.record.reason,
             "code": self.record.code,
-            "attempts": self.record.attempts or self.delivery.attempts,
+            "attempts": self.record.attempts or None,  # of what was moved nobody knows
             "events": len(events),
             "event_names": sorted({event.event_name for event in events}),
             "message": self.record.message,
@@ -75,6 +78,8 @@ class Filter:
     until: str | None = None
 
     def __post_init__(self) -> None:
+        if any(len(wanted) < MIN_ID for wanted in self.ids):
+            raise ConfigurationError(f"an id has at least {MIN_ID} characters: `eventmill dead list` shows them")
         for name in ("since", "until"):
             if (text := getattr(self, name)) is not None:
                 try:
@@ -162,14 +167,24 @@ async def _collect(wanted: Filter, data: Path | None) -> list[Letter]:
 
 
 async def _pages(queue: Queue) -> AsyncIterator[list[Letter]]:
-    """Every letter once; at the end those that are still there are given back."""
-    held: list[Delivery] = []
+    """Every letter once that was there at the start; at the end those that are still there are given back."""
+    started_ms = time.time_ns() // 1_000_000
+    leases = Leases(queue.dead, Retry())
+    keeping = asyncio.create_task(leases.extend())
+    seen: set[tuple[str, int]] = set()
     try:
         while deliveries := await queue.dead.receive(PAGE, 1):
-            held += deliveries
-            yield [Letter(delivery, frames.decode_dead(delivery.body)) for delivery in deliveries]
+            leases.hold(deliveries)
+            letters = [Letter(delivery, frames.decode_dead(delivery.body)) for delivery in deliveries]
+            keys = {(letter.id, letter.delivery.enqueued_at_ms) for letter in letters}
+            fresh = [letter for letter in letters if letter.delivery.enqueued_at_ms <= started_ms]
+            if not fresh or keys <= seen:
+                break
+            seen |= keys
+            yield fresh
     finally:
-        await queue.dead.release(held)
+        keeping.cancel()
+        await leases.give_back()
 
 
 def _open(data: Path | None) -> Any:
