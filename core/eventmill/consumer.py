@@ -96,9 +96,10 @@ class Consumer:
         await asyncio.wait([settling], timeout=self._retry.left)
         for task in (settling, *self._settling):
             task.cancel()  # time is up: what it was about comes again
-        await asyncio.wait([receiving])  # a read under way is never cancelled
-        if not settling.cancelled() and (error := settling.exception()) is not None:
-            self._failure = error
+        await asyncio.wait([settling, receiving])  # a read under way is never cancelled
+        for task in (settling, receiving):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failure = error
 
     # settling
 
@@ -124,10 +125,9 @@ class Consumer:
         """For how long a batch should still wait for company."""
         if not self._buffer:
             return 0.05
-        first = self._buffer.messages[0]
         if receiving.done() or self._retry.stopping.is_set() or self._is_full():
             return 0
-        return first.received_at + self._batch_seconds - time.monotonic()
+        return self._buffer.messages[0].received_at + self._batch_seconds - time.monotonic()
 
     def _is_full(self) -> bool:
         """Whether one message more might be too much for an insert."""
