@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mill import eventmill
+from mill import eventmill, running, wait_until
 
 
 def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -55,6 +55,16 @@ async def open_store(settings):
 def eventmill_store_backends():
     return [StoreBackend("leaky", Settings, open_store)]
 """
+
+
+def test_a_crashtest_that_is_ended_ends_its_programs(tmp_path: Path) -> None:
+    with running("crashtest", "--seconds", "60", cwd=tmp_path) as test:
+        children = Path(f"/proc/{test.process.pid}/task/{test.process.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) >= 1, 30)
+        pids = [int(pid) for pid in children.read_text().split()]
+        assert test.stop() == 130
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        assert "Traceback" not in test.output
 
 
 @pytest.mark.parametrize("options", [("--queue", "memory"), ("--store", "memory")])

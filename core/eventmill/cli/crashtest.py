@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -85,7 +86,10 @@ def crashtest(*, seconds: float, rate: float, kill9: bool, queue: str | None, st
         if kill9 and "memory" in (choice.queue.backend.name, choice.need_store().backend.name):
             raise ConfigurationError("--kill9 on memory would lose events as it should: choose other backends")
         ledger = Ledger(f"crashtest-{uuid4().hex[:12]}")
-        asyncio.run(_test(choice, ledger, Path(folder), seconds, rate, kill9=kill9))
+        try:
+            asyncio.run(_test(choice, ledger, Path(folder), seconds, rate, kill9=kill9))
+        except asyncio.CancelledError:
+            sys.exit(130)  # told to end: so were the programs it had started
     figures = ledger.verdict()
     if as_json:
         sys.stdout.write(json.dumps(figures) + "\n")
@@ -96,6 +100,9 @@ def crashtest(*, seconds: float, rate: float, kill9: bool, queue: str | None, st
 
 
 async def _test(choice: Choice, ledger: Ledger, folder: Path, seconds: float, rate: float, *, kill9: bool) -> None:
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 (a coroutine runs in a task)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     console = Console(stderr=True, quiet=not sys.stderr.isatty())
     async with AsyncExitStack() as opened:
         stack = await opened.enter_async_context(Stack(choice, _environment(choice, ledger, folder), folder))
@@ -104,8 +111,12 @@ async def _test(choice: Choice, ledger: Ledger, folder: Path, seconds: float, ra
             queue = await opened.enter_async_context(choice.queue.open())
         with console.status(f"posting {rate:g} events/s for {seconds:g} s, with crashes"):
             posting = asyncio.create_task(_post(stack, ledger, queue, seconds, rate))
-            await _crash(stack, ledger, posting, kill9=kill9)
-            await posting
+            try:
+                await _crash(stack, ledger, posting, kill9=kill9)
+                await posting
+            finally:
+                posting.cancel()
+                await asyncio.gather(posting, return_exceptions=True)
         with console.status("draining"):
             await stack.revive()
             await _drain(stack, queue)
@@ -134,23 +145,24 @@ def _environment(choice: Choice, ledger: Ledger, folder: Path) -> Mapping[str, s
 
 async def _post(stack: Stack, ledger: Ledger, queue: Queue | None, seconds: float, rate: float) -> None:
     """Post numbered events at a steady rate, and now and then put poison into the queue."""
-    started, number, under_way = time.monotonic(), 0, set()
-    while time.monotonic() - started < seconds:
-        task = asyncio.create_task(_post_one(stack, ledger, f"{ledger.run}-{number}"))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
-        number += 1
-        if queue is not None and number % 100 == 0:
-            body = f"{ledger.run} poison {number}".encode()
-            ledger.poison.add(body)
-            try:
-                await queue.publish([body], time.monotonic() + 5)
-                ledger.confirmed_poison.add(body)
-            except Exception as error:
-                log.info("the poison was not confirmed: %s", error)
-        await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
-    if under_way:
-        await asyncio.wait(under_way)
+    started, number = time.monotonic(), 0
+    async with asyncio.TaskGroup() as posts:
+        while time.monotonic() - started < seconds:
+            posts.create_task(_post_one(stack, ledger, f"{ledger.run}-{number}"))
+            number += 1
+            if queue is not None and number % 100 == 0:
+                await _poison(queue, ledger, number)
+            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+
+
+async def _poison(queue: Queue, ledger: Ledger, number: int) -> None:
+    body = f"{ledger.run} poison {number}".encode()
+    ledger.poison.add(body)
+    try:
+        await queue.publish([body], time.monotonic() + 5)
+        ledger.confirmed_poison.add(body)
+    except Exception as error:
+        log.info("the poison was not confirmed: %s", error)
 
 
 async def _post_one(stack: Stack, ledger: Ledger, event_id: str) -> None:

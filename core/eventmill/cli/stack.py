@@ -34,16 +34,22 @@ class Stack:
         self._environment = os.environ | dict(environment)
         self._log = folder / "stack.log"
         self._programs: dict[int, asyncio.subprocess.Process] = {}
+        self._starts: list[asyncio.Future[None]] = []
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> "Stack":
         self._client = httpx.AsyncClient(base_url=f"http://{self._address}", timeout=POST_SECONDS)
-        await self.revive()
+        try:
+            await self.revive()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await asyncio.gather(*self._starts, return_exceptions=True)
         for program in self._programs.values():
             if program.returncode is None:
                 program.kill()
@@ -95,15 +101,16 @@ class Stack:
             raise Unavailable(f"the programs do not end. They said: {self._last_words()}") from None
 
     async def _start(self, number: int) -> None:
+        # Shielded: a program that is being started must not be forgotten when this is cancelled.
+        start = asyncio.ensure_future(self._spawn(number))
+        self._starts.append(start)
+        await asyncio.shield(start)
+
+    async def _spawn(self, number: int) -> None:
+        command = [sys.executable, "-m", "eventmill", *self._commands[number]]
         with self._log.open("ab") as output:
             self._programs[number] = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "eventmill",
-                *self._commands[number],
-                env=self._environment,
-                stdout=output,
-                stderr=output,
+                *command, env=self._environment, stdout=output, stderr=output
             )
 
     def _last_words(self) -> str:
