@@ -495,12 +495,15 @@ async def test_a_crowd_that_came_too_often_is_tried_at_once() -> None:
         return True
 
     async with opened() as (queue, store):
-        await publish(queue, *(make_events(5, seed=seed) for seed in range(40)))
+        for seed in range(0, 40, 2):
+            await publish(queue, make_events(5, seed=seed))
+            await receive_and_release(queue, 1)
         await receive_and_release(queue, 6)
+        await publish(queue, *(make_events(5, seed=seed) for seed in range(1, 40, 2)))
         async with consuming(queue, store, survives=survives):
             await eventually(lambda: is_settled(queue), 10)
-        assert sum(trials) == 40
-        assert len(trials) <= 3
+        assert sum(trials) == 20
+        assert len(trials) <= 3, "also when others come in between"
         assert len(await store.events()) == 200
 
 

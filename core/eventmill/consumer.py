@@ -111,7 +111,7 @@ class Consumer:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._buffer.changed.wait(), seconds)
                 continue
-            messages = self._take()
+            messages = self._buffer.take(self._batch_rows, self._batch_bytes)
             if messages[0].is_suspect:
                 with contextlib.suppress(Stopped):
                     await self._settle_suspects(messages)
@@ -135,18 +135,6 @@ class Consumer:
             self._buffer.events + frames.MAX_FRAME_EVENTS > self._batch_rows
             or self._buffer.bytes + frames.MAX_FRAME_BYTES > self._batch_bytes
         )
-
-    def _take(self) -> list[Message]:
-        """The oldest messages, as many as one insert holds; suspects apart from the others."""
-        taken = [self._buffer.pop()]
-        rows, size = _rows(taken[0]), taken[0].size
-        while self._buffer and self._buffer.messages[0].is_suspect == taken[0].is_suspect:
-            rows += _rows(self._buffer.messages[0])
-            size += self._buffer.messages[0].size
-            if rows > self._batch_rows or size > self._batch_bytes:
-                break
-            taken.append(self._buffer.pop())
-        return taken
 
     def _start(self, messages: list[Message]) -> None:
         task = asyncio.create_task(self._settle(messages))
@@ -206,8 +194,3 @@ class Consumer:
                 start, size = index, 0
             size += len(line)
         yield batch.take(range(start, len(batch))) if start else batch
-
-
-def _rows(message: Message) -> int:
-    """How many events a message holds."""
-    return frames.count(message.body) if message.is_suspect else len(message.pairs)

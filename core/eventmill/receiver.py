@@ -38,6 +38,11 @@ class Message:
     is_suspect: bool
     received_at: float
 
+    @property
+    def count(self) -> int:
+        """How many events it holds."""
+        return frames.count(self.body) if self.is_suspect else len(self.pairs)
+
 
 class Buffer:
     """Messages in order of arrival, and how much they are."""
@@ -52,15 +57,30 @@ class Buffer:
 
     def append(self, message: Message) -> None:
         self.messages.append(message)
-        self.events += len(message.pairs)
+        self.events += message.count
         self.bytes += message.size
         self.changed.set()
 
-    def pop(self) -> Message:
-        message = self.messages.popleft()
-        self.events -= len(message.pairs)
-        self.bytes -= message.size
-        return message
+    def take(self, max_events: int, max_bytes: int) -> list[Message]:
+        """The oldest message, and as many of its kind as fit with it; suspects and others do not mix."""
+        is_suspect = self.messages[0].is_suspect
+        taken: list[Message] = []
+        left: deque[Message] = deque()
+        events = size = 0
+        while self.messages:
+            message = self.messages.popleft()
+            if message.is_suspect != is_suspect:
+                left.append(message)
+                continue
+            events, size = events + message.count, size + message.size
+            if taken and (events > max_events or size > max_bytes):
+                self.messages.appendleft(message)
+                break
+            taken.append(message)
+        self.messages.extendleft(reversed(left))
+        self.events -= sum(message.count for message in taken)
+        self.bytes -= sum(message.size for message in taken)
+        return taken
 
 
 class Receiver:
