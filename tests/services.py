@@ -122,6 +122,14 @@ class RedisServer:
         command += ["--dir", str(self.folder), "--save", "", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for_port(self.port, self.process)
+        while self._is_loading():
+            time.sleep(0.02)
+
+    def _is_loading(self) -> bool:
+        """Whether it still reads its file; it listens before it has."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"-LOADING")
 
     def kill(self) -> None:
         if self.process is not None:
