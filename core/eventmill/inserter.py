@@ -24,7 +24,6 @@ class Inserter:
 
     def __init__(self, queue: Queue, store: Store, retry: Retry) -> None:
         self.breaker = Breaker()
-        self.stored = self.dead_lettered = 0  # events and letters since the start
         self._queue = queue
         self._store = store
         self._retry = retry
@@ -64,7 +63,6 @@ class Inserter:
         await self._retry.run(
             "cannot dead-letter", lambda: self._queue.dead.publish([dead], time.monotonic() + PUBLISH_SECONDS)
         )
-        self.dead_lettered += 1
 
     async def _store_all(self, batch: EventBatch) -> None:
         """Repeat the same batch until it is stored. Raises RejectedEvents when the store takes others, but not this."""
@@ -86,7 +84,6 @@ class Inserter:
                     if verdicts >= (VERDICTS if len(batch) == 1 else 1):
                         raise RejectedEvents(f"refused again and again: {error}") from error
             else:
-                self.stored += len(batch)
                 return
             await self._retry.pause("cannot insert", trouble, failures)
 

@@ -20,9 +20,6 @@ class Leases:
         self._retry = retry
         self._held: set[Delivery] = set()
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def hold(self, deliveries: Collection[Delivery]) -> None:
         self._held.update(deliveries)
 
