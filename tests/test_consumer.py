@@ -15,6 +15,7 @@ from eventmill import (
     Event,
     EventBatch,
     Queue,
+    QueueUnavailable,
     RejectedEvents,
     Store,
     StoreMisconfigured,
@@ -236,6 +237,42 @@ async def test_an_undecodable_message_is_dead_lettered_whole() -> None:
         [record] = await dead_letters(queue)
         assert (record.reason, record.body, record.attempts) == ("undecodable", b"\0 what is this?", 1)
         assert 0 < record.enqueued_at_ms <= record.died_at_ms
+
+
+async def test_a_dead_queue_that_is_away_holds_up_nothing_else() -> None:
+    class Away(QueueProxy):
+        @property
+        def dead(self) -> Queue:
+            return Refusing(self.inner.dead)
+
+    class Refusing(QueueProxy):
+        async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+            raise QueueUnavailable("away")
+
+    async with opened() as (queue, store), consuming(Away(queue), store, drain_seconds=0.3):
+        await queue.publish([b"\0 what is this?"], time.monotonic() + 5)
+        await publish(queue, make_events(10))
+
+        async def all_but_the_undecodable_is_settled() -> bool:
+            depth = await queue.depth()
+            return (depth.ready, depth.in_flight) == (0, 1) and len(await store.events()) == 10
+
+        await eventually(all_but_the_undecodable_is_settled)
+    [delivery] = await queue.receive(10, 0)
+    assert delivery.body == b"\0 what is this?"
+
+
+async def test_a_dead_letter_tells_the_attempts_of_its_own_message() -> None:
+    async with opened() as (queue, store):
+        store.poison = {"bad"}
+        await publish(queue, [make_event(event_id="often", user_id="bad")])
+        await receive_and_release(queue, 3)
+        await publish(queue, [make_event(event_id="once", user_id="bad")])
+        async with consuming(queue, store):
+            await eventually(lambda: is_settled(queue))
+        records = await dead_letters(queue)
+        attempts = {event.event_id: record.attempts for record in records for event, _ in decode_frame(record.body)}
+        assert attempts == {"often": 4, "once": 1}
 
 
 async def test_a_frame_of_a_newer_version_is_kept_in_the_queue() -> None:

@@ -6,15 +6,13 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-import eventmill_dying
 import eventmill_queue_sqlite
 import eventmill_store_clickhouse
 import services
@@ -27,10 +25,9 @@ from eventmill.testing.contract import eventually
 from eventmill.testing.store_contract import everything, scan_all
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
-from mill import Program, eventmill, running, wait_until
+from mill import Program, running, wait_until
 
 pytestmark = pytest.mark.anyio
-HALVES = ("serve", "consume")
 
 
 @pytest.fixture
@@ -206,63 +203,6 @@ async def test_leaving_under_load_leaves_nothing_to_redeliver(tmp_path: Path, se
             left += deliveries
         assert {delivery.attempts for delivery in left} <= {1}
         assert taken + 20 * len(left) == 6000
-
-
-@pytest.mark.parametrize("step", eventmill_dying.STEPS)
-def test_a_process_that_is_killed_at_any_step_loses_and_doubles_nothing(
-    tmp_path: Path, server: services.ClickHouse, step: str
-) -> None:
-    metadata = tmp_path / "dying-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: dying\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[eventmill]\ndying = eventmill_dying\n")
-    tests = Path(__file__).parent
-    settings = {
-        "PYTHONPATH": f"{tmp_path}:{tests}:{tests / 'plugins' / 'dying'}",
-        "EVENTMILL_QUEUE": "dying",
-        "EVENTMILL_QUEUE_DYING_PATH": str(tmp_path / "queue.db"),
-        "EVENTMILL_QUEUE_DYING_LEASE_SECONDS": "2",
-        "EVENTMILL_QUEUE_DYING_STEP": step,
-        "EVENTMILL_QUEUE_DYING_MARKER": str(tmp_path / "died"),
-        "EVENTMILL_STORE": "clickhouse",
-        "EVENTMILL_STORE_CLICKHOUSE_URL": server.url,
-        "EVENTMILL_LISTEN": f"127.0.0.1:{services.free_port()}",
-        "EVENTMILL_SHUTDOWN_DELAY_SECONDS": "0",
-    }
-    assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
-    with ExitStack() as stack:
-        programs = {name: stack.enter_context(running(name, cwd=tmp_path, settings=settings)) for name in HALVES}
-        deaths = 0
-
-        def revive() -> None:
-            nonlocal deaths
-            for name, program in programs.items():
-                if program.process.poll() is not None:
-                    deaths += 1
-                    programs[name] = stack.enter_context(running(name, cwd=tmp_path, settings=settings))
-
-        def is_accepted(number: int) -> bool:
-            revive()
-            event = {"event_name": "step", "channel": "a", "user_id": f"{number}", "timestamp": 1_700_000_000}
-            try:
-                return httpx.post(f"http://{settings['EVENTMILL_LISTEN']}/events", json=event).status_code == 202
-            except httpx.TransportError:
-                return False
-
-        def is_stored() -> bool:
-            revive()
-            question = "event_name=step&from=1700000000&to=1700000000"
-            try:
-                answer = httpx.get(f"http://{settings['EVENTMILL_LISTEN']}/metrics?{question}").json()
-            except httpx.TransportError:
-                return False
-            return bool(answer["total_count"] == answer["unique_count"] == 30)
-
-        for number in range(30):
-            wait_until(partial(is_accepted, number), 30)
-        wait_until(is_stored, 30)
-        assert deaths == 1
-        assert (tmp_path / "died").exists()
 
 
 KILLER = """

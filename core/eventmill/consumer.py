@@ -11,7 +11,7 @@ from eventmill import frames
 from eventmill.errors import UndecodableMessage
 from eventmill.event import EventBatch
 from eventmill.inserter import Inserter
-from eventmill.interfaces import Queue, Store
+from eventmill.interfaces import Delivery, Queue, Store
 from eventmill.leases import Leases
 from eventmill.receiver import Message, Receiver
 from eventmill.retry import Retry, Stopped
@@ -97,7 +97,9 @@ class Consumer:
         for task in (settling, *self._settling):
             task.cancel()  # time is up: what it was about comes again
         await asyncio.wait([settling, receiving])  # a read under way is never cancelled
-        for task in (settling, receiving):
+        closing = asyncio.create_task(self._receiver.close())
+        await asyncio.wait([closing])
+        for task in (settling, receiving, closing):
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._failure = error
 
@@ -156,7 +158,7 @@ class Consumer:
             opened = [
                 dataclasses.replace(suspect, pairs=pairs)
                 for suspect in suspects
-                if (pairs := await self._receiver.open(suspect.delivery, suspect.body)) is not None
+                if (pairs := self._receiver.open(suspect.delivery, suspect.body)) is not None
             ]
             if opened:
                 await self._settle(opened)
@@ -166,7 +168,7 @@ class Consumer:
             await self._settle_suspects(suspects[half:])
         else:
             error = UndecodableMessage(f"{TRIALS} processes in a row did not survive it")
-            await self._inserter.bury("killer", error, suspects[0].body, [suspects[0].delivery])
+            await self._inserter.bury("killer", error, suspects[0].body, suspects[0].delivery)
             await self._leases.ack([suspects[0].delivery])
 
     async def _survives(self, suspects: Sequence[Message]) -> bool:
@@ -180,9 +182,13 @@ class Consumer:
     async def _settle(self, messages: Sequence[Message]) -> None:
         """Store or dead-letter every event of the messages, then ack."""
         deliveries = [message.delivery for message in messages]
+
+        def origin(line: bytes) -> Delivery:
+            return next(message.delivery for message in messages if any(own is line for _, own in message.pairs))
+
         with contextlib.suppress(Stopped):
             for batch in self._cut(EventBatch.merge([pair for message in messages for pair in message.pairs])):
-                await self._inserter.insert(batch, deliveries)
+                await self._inserter.insert(batch, origin)
             await self._leases.ack(deliveries)
 
     def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:

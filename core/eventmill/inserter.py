@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from eventmill import frames
 from eventmill.errors import RejectedEvents, StoreMisconfigured
@@ -28,32 +28,37 @@ class Inserter:
         self._store = store
         self._retry = retry
 
-    async def insert(self, batch: EventBatch, origins: Sequence[Delivery]) -> None:
-        """Return when each event is stored or dead-lettered. Raises Stopped when time is up."""
+    async def insert(self, batch: EventBatch, origin: Callable[[bytes], Delivery]) -> None:
+        """Return when each event is stored or dead-lettered. Raises Stopped when time is up.
+
+        Args:
+            origin: tells which delivery brought a line of the batch.
+        """
         try:
             await self._store_all(batch)
         except RejectedEvents as rejection:
             named = {index for index in rejection.indexes or () if 0 <= index < len(batch)}
             if not named and len(batch) > 1:
                 half = len(batch) // 2
-                await self.insert(batch.take(range(half)), origins)
-                await self.insert(batch.take(range(half, len(batch))), origins)
+                await self.insert(batch.take(range(half)), origin)
+                await self.insert(batch.take(range(half, len(batch))), origin)
                 return
             for index in sorted(named) or [0]:
-                await self.bury("rejected", rejection, frames.encode_frame([batch.lines[index]]), origins)
+                line = batch.lines[index]
+                await self.bury("rejected", rejection, frames.encode_frame([line]), origin(line))
             if rest := [index for index in range(len(batch)) if named and index not in named]:
-                await self.insert(batch.take(rest), origins)
+                await self.insert(batch.take(rest), origin)
 
-    async def bury(self, reason: str, error: Exception, body: bytes, origins: Sequence[Delivery]) -> None:
-        """Publish a dead letter; the deliveries it may have come from tell its attempts and age."""
+    async def bury(self, reason: str, error: Exception, body: bytes, origin: Delivery) -> None:
+        """Publish a dead letter; the delivery it came from tells its attempts and age."""
         log.error("dead letter (%s): %s", reason, error)
         record = frames.DeadRecord(
             reason=reason,
             code=type(error.__cause__ or error).__name__,
             message=str(error),
-            attempts=max(delivery.attempts for delivery in origins),
+            attempts=origin.attempts,
             origin=type(self._queue).__name__,
-            enqueued_at_ms=min(delivery.enqueued_at_ms for delivery in origins),
+            enqueued_at_ms=origin.enqueued_at_ms,
             died_at_ms=time.time_ns() // 1_000_000,
             body=body,
         )

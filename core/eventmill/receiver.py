@@ -24,6 +24,7 @@ BUFFER_EVENTS = 50_000
 BUFFER_BYTES = 64 * 1024 * 1024
 SUSPECT_ATTEMPTS = 5  # a message that came more often is tried in a process of its own
 UNKNOWN_VERSION_DELAY_SECONDS = 60
+MAX_ASIDE = 100  # messages that cannot be read and wait for the dead queue
 _FULL_SECONDS = 0.01  # how often to look whether the buffer has room again
 
 
@@ -104,6 +105,8 @@ class Receiver:
         self._retry = retry
         self._receive_seconds = receive_seconds
         self._pause_seconds = pause_seconds
+        self._aside: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
         """Fill the buffer: one receiver, more only while all answers come back full; none while the store is away."""
@@ -127,25 +130,51 @@ class Receiver:
                 if sum(counts) > 0 and not is_full:
                     await self._retry.sleep(self._pause_seconds)
 
-    async def open(self, delivery: Delivery, body: bytes) -> Sequence[tuple[Event, bytes]] | None:
-        """The events of a body. What cannot be read is dead-lettered whole, or left for newer programs: None."""
+    async def close(self) -> None:
+        """Wait for what was put aside, for the seconds that are left; raise what went wrong with it."""
+        if self._aside:
+            _, late = await asyncio.wait(self._aside, timeout=self._retry.left)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def open(self, delivery: Delivery, body: bytes) -> Sequence[tuple[Event, bytes]] | None:
+        """The events of a body, or None for one that cannot be read: it is put aside, and holds up nothing else."""
         try:
             return frames.decode_frame(body)
-        except UnknownFrameVersion as error:
-            log.error("%s: upgrade the consumers first; the message is kept", error)
-            await self._leases.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
-        except UndecodableMessage as error:
-            await self._inserter.bury("undecodable", error, body, [delivery])
-            await self._leases.ack([delivery])
+        except (UnknownFrameVersion, UndecodableMessage) as error:
+            task = asyncio.create_task(self._put_aside(delivery, body, error))
+            self._aside.add(task)
+            task.add_done_callback(self._finish)
         return None
 
+    async def _put_aside(self, delivery: Delivery, body: bytes, error: Exception) -> None:
+        """Leave a message to newer programs, or dead-letter it whole."""
+        with contextlib.suppress(Stopped):
+            if isinstance(error, UnknownFrameVersion):
+                log.error("%s: upgrade the consumers first; the message is kept", error)
+                await self._leases.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
+            else:
+                await self._inserter.bury("undecodable", error, body, delivery)
+                await self._leases.ack([delivery])
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._aside.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+
     def _may_receive(self) -> bool:
+        if self._failure is not None:
+            return False
         if not self._retry.stopping.is_set():
             return True
         return self.is_emptying and time.monotonic() < self._retry.deadline
 
     def _has_room(self) -> bool:
-        return self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES
+        is_bounded = self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES
+        return is_bounded and len(self._aside) < MAX_ASIDE
 
     async def _receive_many(self, receivers: int) -> tuple[list[int], list[Exception]]:
         answers = await asyncio.gather(*(self._receive() for _ in range(receivers)), return_exceptions=True)
@@ -169,6 +198,6 @@ class Receiver:
         body = frames.decode_dead(delivery.body).body if frames.is_dead(delivery.body) else delivery.body
         if delivery.attempts > SUSPECT_ATTEMPTS and frames.is_known(body):
             self.buffer.append(Message(delivery, body, (), len(body), True, time.monotonic()))
-        elif (pairs := await self.open(delivery, body)) is not None:
+        elif (pairs := self.open(delivery, body)) is not None:
             size = sum(len(line) for _, line in pairs)
             self.buffer.append(Message(delivery, body, pairs, size, False, time.monotonic()))

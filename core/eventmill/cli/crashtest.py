@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from rich.console import Console
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 
 USER_ID = "crashtest"
 EVENT_NAME = "crashtest"
+CHANNELS = 7  # by the event's number
 LEASE_SECONDS = 5
 KILL_SECONDS = (1.0, 4.0)  # between two crashes
 PATIENCE_SECONDS = 120.0  # for the backlog to drain in the end
+FAULTS = ("lost", "doubled", "unexpected", "altered", "dead_events", "poison_missing")
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Ledger:
     attempted: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
+    altered: int = 0  # stored with other contents than were sent
     counted: int = 0  # by the store's own metrics
     poison: set[bytes] = field(default_factory=set)  # that was sent
     confirmed_poison: set[bytes] = field(default_factory=set)
@@ -52,7 +56,7 @@ class Ledger:
     crashes: int = 0
 
     def verdict(self) -> dict[str, int]:
-        """The figures; the last five must be 0."""
+        """The figures; the last six must be 0."""
         return {
             "attempted": len(self.attempted),
             "accepted": len(self.accepted),
@@ -63,6 +67,7 @@ class Ledger:
             "lost": len(self.accepted - self.stored),
             "doubled": self.counted - len(self.stored),
             "unexpected": len(self.stored - self.attempted),
+            "altered": self.altered,
             "dead_events": self.dead_events,
             "poison_missing": len(self.confirmed_poison - self.dead_poison) + len(self.dead_poison - self.poison),
         }
@@ -70,7 +75,7 @@ class Ledger:
     @property
     def is_good(self) -> bool:
         figures = self.verdict()
-        faults = (figures[name] for name in ("lost", "doubled", "unexpected", "dead_events", "poison_missing"))
+        faults = (figures[name] for name in FAULTS)
         # Where nothing was accepted or nothing crashed, nothing was proved.
         return bool(self.accepted and self.crashes) and not any(faults)
 
@@ -148,7 +153,7 @@ async def _post(stack: Stack, ledger: Ledger, queue: Queue | None, seconds: floa
     started, number = time.monotonic(), 0
     async with asyncio.TaskGroup() as posts:
         while time.monotonic() - started < seconds:
-            posts.create_task(_post_one(stack, ledger, f"{ledger.run}-{number}"))
+            posts.create_task(_post_one(stack, ledger, number))
             number += 1
             if queue is not None and number % 100 == 0:
                 await _poison(queue, ledger, number)
@@ -165,11 +170,17 @@ async def _poison(queue: Queue, ledger: Ledger, number: int) -> None:
         log.info("the poison was not confirmed: %s", error)
 
 
-async def _post_one(stack: Stack, ledger: Ledger, event_id: str) -> None:
+async def _post_one(stack: Stack, ledger: Ledger, number: int) -> None:
+    event_id = f"{ledger.run}-{number}"
     ledger.attempted.add(event_id)
-    event = {"event_name": EVENT_NAME, "channel": "crashtest", "user_id": USER_ID, "event_id": event_id}
-    if await stack.post(event | {"timestamp": int(time.time())}):
+    event = {"event_name": EVENT_NAME, "user_id": USER_ID, "event_id": event_id, "timestamp": int(time.time())}
+    if await stack.post(event | _contents(event_id)):
         ledger.accepted.add(event_id)
+
+
+def _contents(event_id: str) -> dict[str, Any]:
+    """What an event of this id holds: derived from the id, so that it can be checked once it is stored."""
+    return {"channel": f"channel {int(event_id.rpartition('-')[2]) % CHANNELS}", "metadata": {"id": event_id}}
 
 
 async def _crash(stack: Stack, ledger: Ledger, posting: asyncio.Task[None], *, kill9: bool) -> None:
@@ -199,6 +210,10 @@ async def _compare(store: Store, queue: Queue | None, ledger: Ledger) -> None:
     span = (MIN_TIME_MS, MAX_TIME_MS + 1)
     async for page in pages(store, EventFilter(ledger.run, *span)):
         ledger.stored |= {event.event_id for event in page}
+        ledger.altered += sum(
+            _contents(event.event_id) != {"channel": event.channel, "metadata": json.loads(bytes(event.metadata))}
+            for event in page
+        )
     ledger.counted = (await store.metrics(MetricsQuery(ledger.run, EVENT_NAME, *span))).total_count
     await store.erase(ledger.run, USER_ID, MAX_TIME_MS)
     while queue is not None and (deliveries := await queue.dead.receive(100, 1)):

@@ -1,0 +1,85 @@
+"""Processes that are killed at a given step of an event's way."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+import eventmill_dying
+import services
+from mill import Program, eventmill, running, wait_until
+
+HALVES = ("serve", "consume")
+
+
+class Halves:
+    """`serve` and `consume`, started again when they have died, and what a client sees of them."""
+
+    def __init__(self, stack: ExitStack, folder: Path, settings: Mapping[str, str]) -> None:
+        self.deaths = 0
+        self._stack, self._folder, self._settings = stack, folder, settings
+        self._programs = {name: self._start(name) for name in HALVES}
+        self._url = f"http://{settings['EVENTMILL_LISTEN']}"
+
+    def _start(self, name: str) -> Program:
+        return self._stack.enter_context(running(name, cwd=self._folder, settings=self._settings))
+
+    def revive(self) -> None:
+        for name, program in self._programs.items():
+            if program.process.poll() is not None:
+                self.deaths += 1
+                self._programs[name] = self._start(name)
+
+    def is_accepted(self, number: int) -> bool:
+        self.revive()
+        event = {"event_name": "step", "channel": "a", "user_id": f"{number}", "timestamp": 1_700_000_000}
+        try:
+            return httpx.post(f"{self._url}/events", json=event).status_code == 202
+        except httpx.TransportError:
+            return False
+
+    def counts(self) -> tuple[int, int] | None:
+        self.revive()
+        try:
+            answer = httpx.get(f"{self._url}/metrics?event_name=step&from=1700000000&to=1700000000").json()
+        except httpx.TransportError:
+            return None
+        return answer["total_count"], answer["unique_count"]
+
+
+def dying(folder: Path, url: str, step: str) -> dict[str, str]:
+    """Settings for a queue that kills the first process which comes to this step."""
+    metadata = folder / "dying-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: dying\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[eventmill]\ndying = eventmill_dying\n")
+    tests = Path(__file__).parent
+    return {
+        "PYTHONPATH": f"{folder}:{tests}:{tests / 'plugins' / 'dying'}",
+        "EVENTMILL_QUEUE": "dying",
+        "EVENTMILL_QUEUE_DYING_PATH": str(folder / "queue.db"),
+        "EVENTMILL_QUEUE_DYING_LEASE_SECONDS": "2",
+        "EVENTMILL_QUEUE_DYING_STEP": step,
+        "EVENTMILL_QUEUE_DYING_MARKER": str(folder / "died"),
+        "EVENTMILL_STORE": "clickhouse",
+        "EVENTMILL_STORE_CLICKHOUSE_URL": url,
+        "EVENTMILL_LISTEN": f"127.0.0.1:{services.free_port()}",
+        "EVENTMILL_SHUTDOWN_DELAY_SECONDS": "0",
+    }
+
+
+@pytest.mark.parametrize("step", eventmill_dying.STEPS)
+def test_a_process_that_is_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, step: str) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(services.running_clickhouse(tmp_path / "server"))
+        settings = dying(tmp_path, server.url, step)
+        assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
+        halves = Halves(stack, tmp_path, settings)
+        for number in range(30):
+            wait_until(partial(halves.is_accepted, number), 30)
+        wait_until(lambda: halves.counts() == (30, 30), 30)
+        assert halves.deaths == 1
+        assert (tmp_path / "died").exists()
