@@ -10,7 +10,7 @@ help:
 	@echo "make test   set up and pass all tests                            (options: make test ARGS='-k bulk')"
 	@echo "make check  ruff and mypy"
 	@echo "make bench  what benchmarks/README.md quotes, measured here (three minutes the first time)"
-	@echo "make soak   half an hour of crashes on three deployments      (options: make soak ARGS=60, seconds for each)"
+	@echo "make soak   twenty minutes of crashes on three deployments    (options: make soak ARGS=60, seconds of crashes)"
 	@echo "make clean  remove .venv and the tools' caches"
 
 run: .venv/.run

@@ -1,10 +1,11 @@
 """Crash everything for ten minutes on each deployment, and prove that nothing is lost or doubled.
 
-    PYTHONPATH=tests python benchmarks/soak.py [SECONDS]
+    PYTHONPATH=tests python benchmarks/soak.py [SECONDS [OUTAGE_SECONDS]]
 
 `eventmill crashtest --kill9` kills the API and the consumer; meanwhile redis-server and ClickHouse's gateway are killed
-and started again, and the SQS server of the tests throttles, loses replies, fails in part and delivers twice. The
-figures go to benchmarks/soak.json. Exit 1 when any deployment lost or doubled an event.
+and started again, and the SQS server of the tests throttles, loses replies, fails in part and delivers twice. The three
+deployments are crashed at the same time. Then each, alone, goes through the gates of `gates.py`, with outages of half a
+minute. The figures go to benchmarks/soak.json. Exit 1 when anything was lost or doubled, or a gate is not passed.
 """
 
 import json
@@ -14,92 +15,62 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-import services
+import deployments
+from deployments import Deployment
 from eventmill.cli.output import print_table
+from gates import Gates
 from mill import environment, eventmill
 
 RESULTS = Path(__file__).parent / "soak.json"
 OUTAGE_SECONDS = (1.0, 5.0)
 CALM_SECONDS = (5.0, 15.0)
-FAULTS = ("throttle", "lost", "partial", "error", "cut")
-
-Outage = tuple[Callable[[], object], Callable[[], object]]
-
-
-def embedded(folder: Path, stack: ExitStack) -> tuple[dict[str, str], list[Outage]]:
-    return {}, []
-
-
-def redis(folder: Path, stack: ExitStack) -> tuple[dict[str, str], list[Outage]]:
-    # Everything that was confirmed is on the disk: a killed server loses nothing.
-    server = stack.enter_context(
-        services.running_redis(folder / "redis", "--appendonly", "yes", "--appendfsync", "always")
-    )
-    settings, outages = clickhouse(folder, stack)
-    settings |= {"EVENTMILL_QUEUE": "redis", "EVENTMILL_QUEUE_REDIS_URL": server.url}
-    return settings | {"EVENTMILL_QUEUE_REDIS_LEASE_SECONDS": "5"}, [*outages, (server.kill, server.start)]
-
-
-def sqs(folder: Path, stack: ExitStack) -> tuple[dict[str, str], list[Outage]]:
-    server = stack.enter_context(services.running_sqs())
-    settings, outages = clickhouse(folder, stack)
-    settings |= services.AWS | {
-        "EVENTMILL_QUEUE": "sqs",
-        "EVENTMILL_QUEUE_SQS_URL": f"{server.endpoint}/000000000000/events",
-        "EVENTMILL_QUEUE_SQS_LEASE_SECONDS": "5",
-    }
-    mend = partial(server.fail, "", 0)
-    troubles: list[Outage] = [(partial(server.fail, kind, -1), mend) for kind in FAULTS]
-    receives = "ReceiveMessage"
-    troubles.append((partial(server.fail, "duplicate", -1, receives), partial(server.fail, "", 0, receives)))
-    return settings, [*outages, *troubles]
-
-
-def clickhouse(folder: Path, stack: ExitStack) -> tuple[dict[str, str], list[Outage]]:
-    server = stack.enter_context(services.running_clickhouse(folder / "clickhouse"))
-    settings = {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
-    return settings, [(server.kill, server.start)]
 
 
 @contextmanager
-def troubled(outages: list[Outage]) -> Iterator[list[int]]:
-    """Something is broken now and then; in the end everything is whole."""
+def troubled(deployment: Deployment, seconds: float) -> Iterator[list[int]]:
+    """Something is broken now and then, once the store for a tenth of the time; in the end everything is whole."""
     ending, count = threading.Event(), [0]
+    long_at = time.monotonic() + seconds / 2
 
     def trouble() -> None:
+        is_long_due = deployment.store is not None
         while not ending.wait(random.uniform(*CALM_SECONDS)):
-            break_it, mend_it = random.choice(outages)
-            break_it()
-            ending.wait(random.uniform(*OUTAGE_SECONDS))
-            mend_it()
+            if is_long := is_long_due and time.monotonic() > long_at:
+                is_long_due = False
+            outage = deployment.store if is_long and deployment.store else random.choice(deployment.outages)
+            outage.begin()
+            ending.wait(seconds / 10 if is_long else random.uniform(*OUTAGE_SECONDS))
+            outage.end()
             count[0] += 1
 
-    thread = threading.Thread(target=trouble)
-    if outages:
-        thread.start()
-    yield count
-    ending.set()
-    if outages:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        troubling = pool.submit(trouble) if deployment.outages else None
+        try:
+            yield count
+        finally:
+            ending.set()
+            if troubling:
+                troubling.result()  # trouble that died unnoticed would prove nothing
 
 
-def soak(name: str, settings: Mapping[str, str], outages: list[Outage], seconds: float) -> dict[str, object]:
+def crash(name: str, seconds: float) -> dict[str, Any]:
     """One crashtest with trouble around it, which ends before the crashtest drains."""
     command = [sys.executable, "-m", "eventmill", "crashtest", "--seconds", str(seconds), "--kill9", "--json"]
-    with tempfile.TemporaryDirectory() as folder:
-        if settings:
-            done = eventmill("migrate", cwd=Path(folder), settings=settings)
-            assert done.returncode == 0, done.stderr
+    with tempfile.TemporaryDirectory() as folder, getattr(deployments, name)(Path(folder)) as deployment:
+        migrate(deployment, Path(folder))
         started = time.monotonic()
-        process = subprocess.Popen(command, cwd=folder, env=environment(settings), stdout=subprocess.PIPE, text=True)
-        with troubled(outages) as count:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(deployment.settings), stdout=subprocess.PIPE, text=True
+        )
+        with troubled(deployment, seconds) as count:
             time.sleep(seconds)
         out, _ = process.communicate(timeout=600)
     figures = json.loads(out) if out else {}
@@ -107,20 +78,46 @@ def soak(name: str, settings: Mapping[str, str], outages: list[Outage], seconds:
     return {"deployment": name, "exit": process.returncode, "outages": count[0], "seconds": took} | figures
 
 
+def pass_gates(name: str, seconds: float) -> dict[str, Any]:
+    """The gates on a deployment of its own."""
+    with tempfile.TemporaryDirectory() as folder, getattr(deployments, name)(Path(folder)) as deployment:
+        migrate(deployment, Path(folder))
+        gates = Gates(deployment, Path(folder), seconds)
+        gates.run()
+    return {"deployment": name, **gates.figures, "failed": gates.failed}
+
+
+def migrate(deployment: Deployment, folder: Path) -> None:
+    if deployment.settings:
+        done = eventmill("migrate", cwd=folder, settings=deployment.settings)
+        assert done.returncode == 0, done.stderr
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """A table with a row for each figure and a column for each deployment."""
+    names = dict.fromkeys(name for result in results for name in result)
+    rows = [[name, *(str(result.get(name, "")) for result in results)] for name in names if name != "deployment"]
+    print_table(["figure", *(result["deployment"] for result in results)], rows)
+
+
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 600.0
-    results = []
-    for deployment in (embedded, redis, sqs):
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            settings, outages = deployment(Path(folder), stack)
-            with Console(stderr=True).status(f"{deployment.__name__}: {seconds:g} s of crashes"):
-                results.append(soak(deployment.__name__, settings, outages, seconds))
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    columns = list(results[0])
-    print_table(columns, [[str(result.get(column, "")) for column in columns] for result in results])
+    outage_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else min(30.0, seconds)
+    names = [deployment.__name__ for deployment in deployments.ALL]
+    console = Console(stderr=True)
+    with console.status(f"{seconds:g} s of crashes"), ThreadPoolExecutor() as pool:
+        crashed = list(pool.map(lambda name: crash(name, seconds), names))
+    show(crashed)
+    passed = []
+    for name in names:
+        with console.status(f"the gates of {name}"):
+            passed.append(pass_gates(name, outage_seconds))
+    show(passed)
+    RESULTS.write_text(json.dumps({"crashes": crashed, "gates": passed}, indent=2) + "\n")
     # A deployment that should have had outages and had none proves nothing.
-    unproved = [result for result in results if result["deployment"] != "embedded" and not result["outages"]]
-    sys.exit(1 if unproved or any(result["exit"] for result in results) else 0)
+    unproved = [result for result in crashed if result["deployment"] != "embedded" and not result["outages"]]
+    failed = any(result["exit"] for result in crashed) or any(result["failed"] for result in passed)
+    sys.exit(1 if unproved or failed else 0)
 
 
 if __name__ == "__main__":

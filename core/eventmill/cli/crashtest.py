@@ -34,7 +34,7 @@ USER_ID = "crashtest"
 EVENT_NAME = "crashtest"
 CHANNELS = 7  # by the event's number
 LEASE_SECONDS = 5
-KILL_SECONDS = (1.0, 4.0)  # between two crashes
+CALM_SECONDS = (1.0, 15.0)  # between two crashes; in a short test less
 PATIENCE_SECONDS = 120.0  # for the backlog to drain in the end
 FAULTS = ("lost", "doubled", "unexpected", "altered", "dead_events", "poison_missing")
 
@@ -117,7 +117,7 @@ async def _test(choice: Choice, ledger: Ledger, folder: Path, seconds: float, ra
         with console.status(f"posting {rate:g} events/s for {seconds:g} s, with crashes"):
             posting = asyncio.create_task(_post(stack, ledger, queue, seconds, rate))
             try:
-                await _crash(stack, ledger, posting, kill9=kill9)
+                await _crash(stack, ledger, posting, min(CALM_SECONDS[1], max(4.0, seconds / 40)), kill9=kill9)
                 await posting
             finally:
                 posting.cancel()
@@ -183,9 +183,9 @@ def _contents(event_id: str) -> dict[str, Any]:
     return {"channel": f"channel {int(event_id.rpartition('-')[2]) % CHANNELS}", "metadata": {"id": event_id}}
 
 
-async def _crash(stack: Stack, ledger: Ledger, posting: asyncio.Task[None], *, kill9: bool) -> None:
+async def _crash(stack: Stack, ledger: Ledger, posting: asyncio.Task[None], longest: float, *, kill9: bool) -> None:
     """End one of the programs now and then, and start it again, for as long as events are posted."""
-    while not (await asyncio.wait([posting], timeout=random.uniform(*KILL_SECONDS)))[0]:
+    while not (await asyncio.wait([posting], timeout=random.uniform(CALM_SECONDS[0], longest)))[0]:
         await stack.crash(kill9=kill9)
         ledger.crashes += 1
 

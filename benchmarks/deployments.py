@@ -1,0 +1,88 @@
+"""Three deployments with servers of their own that can be broken and mended: for the soak."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import services
+
+LEASE_SECONDS = "5"
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Something that breaks, and how it is mended."""
+
+    begin: Callable[[], object]
+    end: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A queue and a store.
+
+    Attributes:
+        store, queue: how each is taken away as a whole; None where it lives in the programs themselves.
+        faults: what else goes wrong now and then.
+        usage: what the queue's service has billed so far, where somebody counts it.
+    """
+
+    settings: Mapping[str, str]
+    store: Outage | None = None
+    queue: Outage | None = None
+    faults: list[Outage] = field(default_factory=list)
+    usage: Callable[[], Mapping[str, int]] | None = None
+
+    @property
+    def outages(self) -> list[Outage]:
+        return [outage for outage in (self.store, self.queue, *self.faults) if outage]
+
+
+@contextmanager
+def embedded(folder: Path) -> Iterator[Deployment]:
+    """SQLite and chDB."""
+    yield Deployment({})
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Deployment]:
+    """Redis and ClickHouse's HTTP interface."""
+    with ExitStack() as stack:
+        # Everything that was confirmed is on the disk: a killed server loses nothing.
+        options = ("--appendonly", "yes", "--appendfsync", "always")
+        server = stack.enter_context(services.running_redis(folder / "redis", *options))
+        clickhouse = stack.enter_context(services.running_clickhouse(folder / "clickhouse"))
+        settings = {
+            "EVENTMILL_QUEUE": "redis",
+            "EVENTMILL_QUEUE_REDIS_URL": server.url,
+            "EVENTMILL_QUEUE_REDIS_LEASE_SECONDS": LEASE_SECONDS,
+        }
+        store, queue = Outage(clickhouse.kill, clickhouse.start), Outage(server.kill, server.start)
+        yield Deployment(settings | _clickhouse(clickhouse), store, queue)
+
+
+@contextmanager
+def sqs(folder: Path) -> Iterator[Deployment]:
+    """The SQS server of the tests, which fails in every way it knows, and ClickHouse's HTTP interface."""
+    with ExitStack() as stack:
+        server = stack.enter_context(services.running_sqs())
+        clickhouse = stack.enter_context(services.running_clickhouse(folder / "clickhouse"))
+        settings = services.AWS | {
+            "EVENTMILL_QUEUE": "sqs",
+            "EVENTMILL_QUEUE_SQS_URL": f"{server.endpoint}/000000000000/events",
+            "EVENTMILL_QUEUE_SQS_LEASE_SECONDS": LEASE_SECONDS,
+        }
+        mend, receives = partial(server.fail, "", 0), "ReceiveMessage"
+        faults = [Outage(partial(server.fail, kind, -1), mend) for kind in ("throttle", "lost", "partial", "cut")]
+        faults.append(Outage(partial(server.fail, "duplicate", -1, receives), partial(server.fail, "", 0, receives)))
+        store, queue = Outage(clickhouse.kill, clickhouse.start), Outage(partial(server.fail, "error", -1), mend)
+        yield Deployment(settings | _clickhouse(clickhouse), store, queue, faults, partial(server.usage, "units"))
+
+
+def _clickhouse(server: services.ClickHouse) -> dict[str, str]:
+    return {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
+
+
+ALL = (embedded, redis, sqs)
