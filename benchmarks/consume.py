@@ -1,0 +1,132 @@
+"""Draining a queue into chDB against clickhouse-connect inserting the same rows into the same engine."""
+
+import asyncio
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import clickhouse_connect
+import msgspec
+from clickhouse_connect.driver.client import Client
+from pydantic import SecretStr
+
+import eventmill_queue_redis
+import eventmill_queue_sqlite
+import eventmill_store_clickhouse
+import real_events
+import services
+from eventmill import Event, Queue, QueueBackend
+from eventmill.consumer import Consumer
+from eventmill.event import encode_line
+from eventmill.frames import encode_frame, split
+from eventmill.settings import PluginSettings
+from eventmill.validation import parse_event
+from eventmill_queue_redis.settings import RedisQueueSettings
+from eventmill_queue_sqlite.settings import SqliteQueueSettings
+from eventmill_store_clickhouse.clickhouse_store import INSERT, LINE_COLUMNS
+from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
+from figures import Figure, compare, in_turn
+
+EVENTS, ROUNDS = 500_000, 3
+BATCH = 20_000
+BAR = 0.70
+_FRAME_BYTES = 58_000
+_TYPES = ["LowCardinality(String)", "LowCardinality(String)", "Int64", "String", "LowCardinality(String)", "String"]
+_TYPES += ["LowCardinality(String)", "Array(LowCardinality(String))", "String", "Int64", "UInt64"]
+
+
+def consume() -> list[Figure]:
+    """From SQLite and from Redis."""
+    events = make_events()
+    bodies = [encode_frame(run) for run in split([encode_line(event) for event in events], _FRAME_BYTES)]
+    with tempfile.TemporaryDirectory() as name, services.running_redis(Path(name) / "redis") as redis:
+        folder = Path(name)
+        store = ClickHouseStoreSettings(url=SecretStr(f"chdb://{folder}/chdb"))
+        asyncio.run(_migrate(store))
+        chdb = str(folder / "chdb")
+        batches = [_columns(events[start : start + BATCH]) for start in range(0, EVENTS, BATCH)]
+        insert = partial(_insert, chdb, batches)
+        queues: dict[str, tuple[QueueBackend, PluginSettings]] = {
+            "sqlite": (eventmill_queue_sqlite.backend, SqliteQueueSettings(path=folder / "queue.db")),
+            "redis": (eventmill_queue_redis.backend, RedisQueueSettings(url=SecretStr(redis.url))),
+        }
+        figures = []
+        for queue, (backend, settings) in queues.items():
+
+            def drain(backend: QueueBackend = backend, settings: PluginSettings = settings) -> float:
+                seconds = asyncio.run(_drain(backend, settings, store, bodies))
+                with emptied(chdb):
+                    return EVENTS / seconds
+
+            rates = in_turn(ROUNDS, drain, insert)
+            of = "clickhouse-connect inserting columns"
+            figures.append(compare(f"consume, {queue}", of, "events/s", *rates, at_least=BAR))
+    return figures
+
+
+def make_events() -> list[Event]:
+    """The real events again and again, each a new one."""
+    now_ms = time.time_ns() // 1_000_000
+    real = [parse_event(line, "default", now_ms) for line in real_events.lines()]
+    repeated = itertools.islice(itertools.cycle(real), EVENTS)
+    return [msgspec.structs.replace(event, event_id=f"{number:032x}") for number, event in enumerate(repeated)]
+
+
+async def _migrate(settings: ClickHouseStoreSettings) -> None:
+    async with eventmill_store_clickhouse.backend.open(settings) as store:
+        await store.migrate()
+
+
+async def _drain(
+    backend: QueueBackend, settings: PluginSettings, store_settings: ClickHouseStoreSettings, bodies: Sequence[bytes]
+) -> float:
+    """Seconds to move all of it."""
+    async with backend.open(settings) as queue, eventmill_store_clickhouse.backend.open(store_settings) as store:
+        await queue.migrate()
+        await _publish(queue, bodies)
+        consumer = Consumer(queue, store)
+        consuming = asyncio.create_task(consumer.run())
+        started = time.perf_counter()
+        while (depth := await queue.depth()).ready or depth.in_flight:  # noqa: ASYNC110 (only the queue knows)
+            await asyncio.sleep(0.05)
+        seconds = time.perf_counter() - started
+        consumer.stop()
+        await consuming
+        return seconds
+
+
+async def _publish(queue: Queue, bodies: Sequence[bytes]) -> None:
+    for start in range(0, len(bodies), 100):
+        await queue.publish(bodies[start : start + 100], time.monotonic() + 60)
+
+
+def _columns(events: Sequence[Event]) -> list[list[object]]:
+    """The rows as columns: what the driver likes best."""
+    columns = [[getattr(event, name) for event in events] for name in LINE_COLUMNS]
+    place = LINE_COLUMNS.index("metadata")
+    columns[place] = [bytes(value).decode() for value in columns[place]]
+    return columns
+
+
+def _insert(path: str, batches: Sequence[list[list[object]]]) -> float:
+    """Events a second."""
+    names = list(LINE_COLUMNS)
+    with emptied(path) as client:
+        started = time.perf_counter()
+        for columns in batches:
+            client.insert("events", columns, names, column_oriented=True, column_type_names=_TYPES, settings=INSERT)
+        return EVENTS / (time.perf_counter() - started)
+
+
+@contextmanager
+def emptied(path: str) -> Iterator[Client]:
+    """A client of that engine; in the end all events must be there, and are removed."""
+    client = clickhouse_connect.get_client(interface="chdb", path=path)
+    yield client
+    assert client.command("SELECT count() FROM events") == EVENTS
+    client.command("TRUNCATE TABLE events")
+    client.close()

@@ -1,0 +1,103 @@
+"""How fast events are taken: one by one over three queues, and in bulks."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import real_events
+import services
+from figures import Figure, compare, in_turn
+from load import CLIENT_CPU, SERVER_CPU, Load, need_wrk, pin, post
+from servers import Server, serving, serving_script
+
+ROUNDS, SECONDS = 3, 4
+BULK_EVENTS = 1000
+# At least so much of the requests/s of an endpoint that does nothing, in the same app.
+BARS = {"memory": 0.55, "redis": 0.45, "sqlite": 0.40}
+ORDINARY_BAR = 3.0
+BULK_BAR = 0.40
+
+
+def single() -> list[Figure]:
+    """POST /events over memory, Redis and SQLite against an empty endpoint; over Redis against an ordinary route."""
+    need_wrk()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        options = ("--appendonly", "yes", "--appendfsync", "no")
+        redis = stack.enter_context(services.running_redis(folder / "redis", *options))
+        assert redis.process is not None
+        pin(redis.process.pid, CLIENT_CPU)
+        queues = {
+            "memory": {"EVENTMILL_QUEUE": "emptied"},
+            "redis": {"EVENTMILL_QUEUE": "redis", "EVENTMILL_QUEUE_REDIS_URL": redis.url},
+            "sqlite": {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": str(folder / "queue.db")},
+        }
+        figures = []
+        for queue, settings in queues.items():
+            with serving(folder, settings) as server:
+                ours, empty = in_turn(ROUNDS, partial(_post, server), partial(_post, server, "/empty/"))
+                figures += _figures(f"ingest_single, {queue}", "an empty endpoint", ours, empty, BARS[queue])
+        with (
+            serving(folder, queues["redis"]) as server,
+            serving_script("ordinary.py", redis.url) as ordinary,
+        ):
+            ours, theirs = in_turn(ROUNDS, partial(_post, server), partial(_post, ordinary))
+            figures += _figures("ingest_single, redis", "a FastAPI route and XADD", ours, theirs, ORDINARY_BAR)
+    return figures
+
+
+def _post(server: Server, path: str = "/events") -> Load:
+    return post(server.url, path, _event(), server.pid, SECONDS)
+
+
+def _event() -> bytes:
+    """A real event with another user each time."""
+    event = json.loads(real_events.lines()[0])
+    return json.dumps(event | {"user_id": "{number}"}, separators=(",", ":")).encode()
+
+
+def _figures(name: str, of: str, ours: list[Load], theirs: list[Load], at_least: float) -> list[Figure]:
+    rates = [load.per_second for load in ours], [load.per_second for load in theirs]
+    costs = [load.cpu_us for load in ours], [load.cpu_us for load in theirs]
+    return [
+        compare(name, of, "requests/s", *rates, at_least=at_least),
+        compare(name, of, "µs of CPU per request", *costs, inverse=True, at_least=at_least),
+    ]
+
+
+def bulk() -> list[Figure]:
+    """Bulks of 1 000 real events against msgspec decoding and encoding the same bytes."""
+    need_wrk()
+    body = b"\n".join(real_events.lines()[:BULK_EVENTS])
+    with tempfile.TemporaryDirectory() as name, serving(Path(name), {"EVENTMILL_QUEUE": "emptied"}) as server:
+
+        def ours() -> float:
+            load = post(server.url, "/events/bulk", body, server.pid, SECONDS, connections=4)
+            return load.per_second * BULK_EVENTS
+
+        rates = in_turn(ROUNDS, ours, partial(_codec, body))
+    return [compare("ingest_bulk", "msgspec decoding and encoding", "events/s", *rates, at_least=BULK_BAR)]
+
+
+_CODEC = """
+import sys, time
+import msgspec
+lines = sys.stdin.buffer.read().split(b"\\n")
+decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+count, started = 0, time.perf_counter()
+while time.perf_counter() - started < float(sys.argv[1]):
+    for line in lines:
+        encode(decode(line))
+    count += len(lines)
+print(count / (time.perf_counter() - started))
+"""
+
+
+def _codec(body: bytes) -> float:
+    """Events a second that one process decodes and encodes."""
+    command = ["taskset", "-c", SERVER_CPU, sys.executable, "-c", _CODEC, str(SECONDS)]
+    return float(subprocess.run(command, input=body, capture_output=True, check=True).stdout)

@@ -1,0 +1,159 @@
+"""Questions over millions of rows: eventmill's table against the layout ORDER BY (event_id, timestamp), and growth.
+
+All tables lie in chDB and hold synthetic events: 20 skewed event names, 100 000 users, half of the rows sent twice.
+They are generated once, into data/.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+from eventmill import MetricsQuery
+from eventmill_store_clickhouse import migrations, questions
+from eventmill_store_clickhouse.clickhouse_store import MAX_GROUPS
+from figures import Figure, compare, in_turn
+
+ROUNDS = 7
+MILLION = 1_000_000
+ROWS, DAYS = 10 * MILLION, 90
+GROWTH = {1: 9, 10: 90, 50: 450}  # million rows: days, of equal density
+START_S, DAY_S = 1_740_000_000, 86_400
+EVENT_NAME = "event_3"
+DAY_BAR, ALL_BAR, GROWTH_BAR = 10.0, 5.0, 1.5
+DATA = Path(__file__).parent / "data"
+
+# One row of numbers(), as an event; the name's skew is that of the square of a uniform number.
+_ROW = """
+    concat('event_', toString(toUInt8(20 * pow(sipHash64(number, 1) % 1000000 / 1000000, 2)))) AS event_name,
+    toInt64({start}) * 1000 + sipHash64(number, 2) % ({days} * 86400 * 1000) AS ms,
+    hex(sipHash128(number)) AS event_id,
+    arrayElement(['web', 'mobile', 'bot', 'other'], 1 + sipHash64(number, 3) % 4) AS channel,
+    concat('user_', toString(sipHash64(number, 4) % 100000)) AS user_id,
+    concat('{{"path":"/page/', toString(number % 5000), '","status":200}}') AS metadata
+"""
+_REFERENCE = """
+CREATE TABLE reference (
+    event_id String, event_name LowCardinality(String), channel LowCardinality(String), campaign_id String,
+    user_id String, timestamp Int64, tags Array(String), metadata String, processed_at DateTime64(3), version UInt64
+) ENGINE = ReplacingMergeTree(version)
+PARTITION BY toYYYYMM(toDateTime(timestamp)) PRIMARY KEY event_id ORDER BY (event_id, timestamp)
+"""
+_WHERE = "event_name = {event_name:String} AND timestamp >= {start_s:Int64} AND timestamp <= {end_s:Int64}"
+_TOTALS = f"SELECT count(), uniq(user_id) FROM reference FINAL WHERE {_WHERE}"
+_GROUPS = f"SELECT channel, count(), uniq(user_id) FROM reference FINAL WHERE {_WHERE} GROUP BY channel"
+
+
+def reference() -> list[Figure]:
+    """A day, all time, and a day by channel, in both layouts."""
+    day = (START_S + 40 * DAY_S, START_S + 41 * DAY_S)
+    everything = (START_S, START_S + DAYS * DAY_S)
+    with filled(ROWS, DAYS, with_reference=True) as client:
+        return [
+            _against_reference("query_day", client, day, None, DAY_BAR),
+            _against_reference("query_all", client, everything, None, ALL_BAR),
+            _against_reference("group_by, a day by channel", client, day, "channel", DAY_BAR),
+            _against_reference("group_by, all time by channel", client, everything, "channel", ALL_BAR),
+        ]
+
+
+def growth() -> list[Figure]:
+    """The same day at 10 and 50 million rows, against 1 million."""
+    day = (START_S + 4 * DAY_S, START_S + 5 * DAY_S)
+    milliseconds = {}
+    for millions, days in GROWTH.items():
+        with filled(millions * MILLION, days) as client:
+            sql, parameters = _ours(day, None)
+            ask = partial(_ask, client, sql, parameters, questions.LIMITS)
+            ask()
+            milliseconds[millions] = [ask()[0] for _ in range(2 * ROUNDS)]
+    return [
+        compare(
+            f"query_growth, {millions} million rows",
+            "itself at 1 million",
+            "ms",
+            milliseconds[millions],
+            milliseconds[1],
+            at_most=GROWTH_BAR,
+        )
+        for millions in list(GROWTH)[1:]
+    ]
+
+
+def _against_reference(
+    name: str, client: Client, span: tuple[int, int], group_by: str | None, at_least: float
+) -> Figure:
+    sql, parameters = _ours(span, group_by)
+    other_parameters = {"event_name": EVENT_NAME, "start_s": span[0], "end_s": span[1] - 1}
+    ours, theirs = in_turn(
+        ROUNDS,
+        partial(_ask, client, sql, parameters, questions.LIMITS),
+        partial(_ask, client, _GROUPS if group_by else _TOTALS, other_parameters, {}),
+    )
+    assert {counts for _, counts in ours} == {counts for _, counts in theirs}
+    times = [ms for ms, _ in ours], [ms for ms, _ in theirs]
+    return compare(name, "ORDER BY (event_id, timestamp)", "ms", *times, inverse=True, at_least=at_least)
+
+
+def _ours(span: tuple[int, int], group_by: Any) -> tuple[str, dict[str, Any]]:
+    query = MetricsQuery("default", EVENT_NAME, span[0] * 1000, span[1] * 1000, group_by)
+    return questions.metrics(query, MAX_GROUPS)
+
+
+def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping[str, Any]) -> tuple[float, Any]:
+    """Milliseconds, and the counts: what both layouts must agree in. Users are approximate in the other."""
+    started = time.perf_counter()
+    result = client.query(sql, parameters=parameters, settings=dict(settings))
+    milliseconds = (time.perf_counter() - started) * 1000
+    return milliseconds, tuple(sorted(row[-2] for row in result.result_rows))
+
+
+@contextmanager
+def filled(rows: int, days: int, *, with_reference: bool = False) -> Iterator[Client]:
+    """An engine with so many events in so many days."""
+    folder = DATA / f"query_{rows}_{days}{'_both' if with_reference else ''}"
+    is_fresh = not (folder / "filled").exists()
+    if is_fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    client = clickhouse_connect.get_client(interface="chdb", path=str(folder / "chdb"))
+    if is_fresh:
+        _fill(client, rows, days, with_reference=with_reference)
+        (folder / "filled").touch()
+    yield client
+    client.close()
+
+
+def _fill(client: Client, rows: int, days: int, *, with_reference: bool) -> None:
+    """Insert the rows, the first half of each million twice."""
+    for migration in migrations.MIGRATIONS:
+        for statement in migration.statements:
+            client.command(statement)
+    if with_reference:
+        client.command(_REFERENCE)
+    row = _ROW.format(start=START_S, days=days)
+    for start in range(0, rows, MILLION):
+        for count in (MILLION, MILLION // 2):
+            source = f"(SELECT {row} FROM numbers({start}, {count}))"
+            client.command(
+                "INSERT INTO events (project, event_name, timestamp_ms, event_id, channel, user_id, campaign_id, tags,"
+                " metadata, received_at_ms, version)"
+                " SELECT 'default', event_name, ms, event_id, channel, user_id, '', ['a'], metadata, ms, ms"
+                f" FROM {source}"
+            )
+            if with_reference:
+                client.command(
+                    "INSERT INTO reference SELECT event_id, event_name, channel, '', user_id, intDiv(ms, 1000), ['a'],"
+                    f" metadata, now64(3), ms FROM {source}"
+                )
+        sys.stderr.write(f"\r{(start + MILLION) // MILLION} of {rows // MILLION} million rows")
+    sys.stderr.write("\n")
+    while client.query("SELECT count() FROM system.merges").result_rows[0][0]:
+        time.sleep(0.5)

@@ -1,0 +1,103 @@
+"""Run the benchmarks, print one table, and write benchmarks/results.json.
+
+    PYTHONPATH=tests python benchmarks/run.py [NAME ...]
+
+Exit 1 when a bar does not hold. With names the results of the others stay as they are.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+import consume
+import idle
+import ingest
+import ingest_sqs
+import live
+import query
+import start
+from eventmill.cli.output import print_table
+from figures import Figure
+
+RESULTS = Path(__file__).parent / "results.json"
+BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "ingest_single": ingest.single,
+    "ingest_bulk": ingest.bulk,
+    "ingest_sqs": ingest_sqs.ingest,
+    "consume": consume.consume,
+    "query_day": query.reference,
+    "query_growth": query.growth,
+    "fresh": live.fresh,
+    "memory": live.memory,
+    "idle": idle.idle,
+    "start": start.start,
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+    console, figures = Console(stderr=True), []
+    for name in names:
+        started = time.monotonic()
+        with console.status(f"{name} ({list(names).index(name) + 1} of {len(names)})"):
+            figures += BENCHMARKS[name]()
+        console.print(f"{name}: {time.monotonic() - started:.0f} s", style="dim")
+    show(figures)
+    write(names, figures)
+    sys.exit(0 if all(figure.holds for figure in figures) else 1)
+
+
+def show(figures: list[Figure]) -> None:
+    columns = ("figure", "unit", "ours", "compared with", "theirs", "value", "spread", "bar", "holds")
+    print_table(columns, [_row(figure) for figure in figures])
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    theirs = "" if figure.theirs is None else _short(figure.theirs)
+    spread = f"{min(figure.values):.2f}–{max(figure.values):.2f}"
+    holds = "yes" if figure.holds else "NO"
+    return (
+        figure.name,
+        figure.unit,
+        _short(figure.ours),
+        figure.of,
+        theirs,
+        f"{figure.value:.2f}",
+        spread,
+        figure.bar,
+        holds,
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def write(names: list[str], figures: list[Figure]) -> None:
+    """Put the figures into the file, in the place of what these benchmarks gave before."""
+    old = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else []
+    kept = [figure for figure in old if figure["name"].partition(",")[0] not in names]
+    machine = {"cpu": _cpu(), "cores": len(_cpus()), "python": platform.python_version(), "system": platform.platform()}
+    figures_json = [*kept, *(figure.as_json() for figure in figures)]
+    order = list(BENCHMARKS)
+    figures_json.sort(key=lambda figure: order.index(figure["name"].partition(",")[0]))
+    RESULTS.write_text(json.dumps({"machine": machine, "figures": figures_json}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _cpus() -> list[str]:
+    return [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+
+
+def _cpu() -> str:
+    return _cpus()[0].partition(":")[2].strip()
+
+
+if __name__ == "__main__":
+    main()
