@@ -8,7 +8,7 @@ from pathlib import Path
 
 import services
 from figures import Figure, compare
-from load import cpu_seconds
+from load import cpu_ms
 from mill import running
 
 ROUNDS, SECONDS, SETTLE_SECONDS = 3, 10, 5
@@ -34,11 +34,11 @@ def idle() -> list[Figure]:
             empty.wait()
     ours, theirs = [mine for mine, _ in rounds], [other for _, other in rounds]
     of = "an empty FastAPI program and chDB"
-    return [compare("idle", of, "% of a core", ours, theirs, at_most=BAR)]
+    return [compare("idle", of, "ms of CPU per second", ours, theirs, at_most=BAR)]
 
 
 def _cpu(*pids: int) -> list[float]:
-    """How much of a core each process uses, in percent."""
-    before = [cpu_seconds(pid) for pid in pids]
+    """Milliseconds of CPU that each process uses in a second."""
+    before = [cpu_ms(pid) for pid in pids]
     time.sleep(SECONDS)
-    return [100 * (cpu_seconds(pid) - start) / SECONDS for pid, start in zip(pids, before, strict=True)]
+    return [(cpu_ms(pid) - start) / SECONDS for pid, start in zip(pids, before, strict=True)]

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 INSERTS = 2  # under way at once
 TRIALS = 3  # a message that so many processes in a row did not survive is dead
+IDLE_SECONDS = 10.0  # a message that comes ends the wait
 DRAIN_SECONDS = 18.0  # so that the process has ended within 20
 
 
@@ -87,6 +88,7 @@ class Consumer:
     async def _move(self) -> None:
         """Receive and settle until stopped, and then for the seconds that are left."""
         receiving = asyncio.create_task(self._receiver.run(), name="eventmill-receiver")
+        receiving.add_done_callback(lambda _: self._buffer.changed.set())
         settling = asyncio.create_task(self._settle_all(receiving), name="eventmill-settler")
         stopping = asyncio.create_task(self._retry.stopping.wait())
         await asyncio.wait([settling, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +128,7 @@ class Consumer:
     def _patience(self, receiving: asyncio.Task[None]) -> float:
         """For how long a batch should still wait for company."""
         if not self._buffer:
-            return 0.05
+            return IDLE_SECONDS
         if receiving.done() or self._retry.stopping.is_set() or self._is_full():
             return 0
         return self._buffer.messages[0].received_at + self._batch_seconds - time.monotonic()

@@ -1,17 +1,47 @@
 """create_app: the FastAPI application over live services."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
 from eventmill.api import docs, health, ingest, metrics, receipts
-from eventmill.api.body import Reader
-from eventmill.api.errors import add_handlers
-from eventmill.errors import PluginError
+from eventmill.api.body import ClientGone, Reader
+from eventmill.api.errors import add_handlers, known, unknown
+from eventmill.errors import EventmillError, PluginError
 from eventmill.event import DEFAULT_PROJECT
 from eventmill.hookspecs import HttpApp, Services
+
+
+class App(FastAPI):
+    """FastAPI with a short way to the busy routes: its middleware costs more than what they do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._busy: dict[tuple[str, str], ASGIApp] = {}
+
+    def add_busy(self, path: str, endpoint: ASGIApp) -> None:
+        """Answer POST at this path; under a prefix, and to other methods, FastAPI's own way leads there."""
+        self.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        self._busy["POST", path] = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._busy.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            await super().__call__(scope, receive, send)
+            return
+        try:
+            await endpoint(scope, receive, send)
+        except ClientGone:
+            pass
+        except EventmillError as error:
+            await (await known(Request(scope), error))(scope, receive, send)
+        except Exception as error:
+            await (await unknown(Request(scope), error))(scope, receive, send)
+            raise
 
 
 def create_app(
@@ -23,7 +53,7 @@ def create_app(
     project: str = DEFAULT_PROJECT,
 ) -> FastAPI:
     """Put the routes together. Whoever calls it opens and closes the services."""
-    app = FastAPI(
+    app = App(
         title="eventmill",
         version=eventmill.__version__,
         description="Post events; ask how many there were, and of how many users.",
@@ -35,8 +65,8 @@ def create_app(
     app.state.receipts = receipts.Receipts(services.store)
     one = ingest.PostEvent(services.publisher, reader, app.state.receipts, project, retention_days)
     many = ingest.PostBulk(services.publisher, reader, project, retention_days)
-    app.router.routes.append(Route("/events", one, methods=["POST"]))
-    app.router.routes.append(Route("/events/bulk", many, methods=["POST"]))
+    app.add_busy("/events", one)
+    app.add_busy("/events/bulk", many)
     app.include_router(receipts.create_router(services.store, project))
     app.include_router(metrics.create_router(services.store, project))
     app.include_router(health.create_router(state, services, project))

@@ -1,6 +1,7 @@
 """The queue: rows that are hidden until a moment, and deleted when they are done."""
 
 import asyncio
+import contextlib
 import math
 import shutil
 import sqlite3
@@ -11,7 +12,8 @@ from eventmill import Delivery, Depth, PartialFailure, Queue, QueueUnavailable, 
 from eventmill_queue_sqlite.database import Database
 
 _MAX_BODY_BYTES = 1024 * 1024
-_LOOK_SECONDS = 0.02  # how often a waiting reader looks whether another process has written
+_LOOK_SECONDS = (0.02, 1.0)  # a waiting reader looks whether another process has written: soon, later less often
+_LONGEST_SECONDS = 5.0  # a file that was replaced is found only by asking it
 _NEARLY_FULL_BYTES = 1024**3
 
 
@@ -23,6 +25,10 @@ class SqliteQueue(Queue):
         self._table = table
         self._lease_seconds = lease_seconds
         self._dead = dead
+        self._arrival = asyncio.Event()
+        self._pause = _LOOK_SECONDS[0]
+        self._empty_version = -1  # of the file when nothing was visible in it
+        self._look_at = 0.0  # then something may be visible all the same
 
     @property
     def max_body_bytes(self) -> int:
@@ -43,19 +49,24 @@ class SqliteQueue(Queue):
         sql = f"INSERT INTO {self._table} (enqueued_at_ms, body) VALUES (?, ?)"
         if rows:
             await self._database.durable(_many(sql, rows), deadline - time.monotonic())
+            self._arrival.set()
         if large:
             raise PartialFailure(large)
 
     async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
         until = time.monotonic() + wait_seconds
         while True:
+            self._arrival.clear()
             version = self._database.version()
-            deliveries, next_at = await self._database.quick(lambda file: self._take(file, max_messages))
-            if deliveries or time.monotonic() >= until:
-                return deliveries
-            # There is no event to wait for: the writer may be another process.
-            while time.monotonic() < until and time.time() < next_at and self._database.version() == version:  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_SECONDS)
+            if version != self._empty_version or time.time() >= self._look_at:
+                deliveries, next_at = await self._database.quick(lambda file: self._take(file, max_messages))
+                if deliveries:
+                    self._pause = _LOOK_SECONDS[0]
+                    return deliveries
+                self._empty_version, self._look_at = version, min(next_at, time.time() + _LONGEST_SECONDS)
+            if time.monotonic() >= until:
+                return []
+            await self._wait(min(self._pause, until - time.monotonic(), self._look_at - time.time()))
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         rows = [(delivery.lease[0],) for delivery in deliveries]
@@ -91,6 +102,12 @@ SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table}
         if free_bytes < _MAX_BODY_BYTES:
             raise QueueUnavailable("the disk is full")
         return ["less than 1 GiB is left on the disk"] if free_bytes < _NEARLY_FULL_BYTES else []
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something is published here, or so long: other processes cannot tell."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrival.wait(), max(0.0, seconds))
+        self._pause = min(_LOOK_SECONDS[1], self._pause * 1.5)
 
     def _take(self, file: sqlite3.Connection, max_messages: int) -> tuple[list[Delivery], float]:
         """Lease what is visible; tell also when the next message will be, at the earliest."""
