@@ -33,6 +33,7 @@ from figures import Figure, compare, in_turn
 
 EVENTS, ROUNDS = 500_000, 3
 BATCH = 20_000
+BATCH_SECONDS = 0.1  # so that the last batch does not wait for company
 BAR = 0.70
 _FRAME_BYTES = 58_000
 _TYPES = ["LowCardinality(String)", "LowCardinality(String)", "Int64", "String", "LowCardinality(String)", "String"]
@@ -88,7 +89,7 @@ async def _drain(
     async with backend.open(settings) as queue, eventmill_store_clickhouse.backend.open(store_settings) as store:
         await queue.migrate()
         await _publish(queue, bodies)
-        consumer = Consumer(queue, store)
+        consumer = Consumer(queue, store, batch_seconds=BATCH_SECONDS)
         consuming = asyncio.create_task(consumer.run())
         started = time.perf_counter()
         while (depth := await queue.depth()).ready or depth.in_flight:  # noqa: ASYNC110 (only the queue knows)

@@ -195,10 +195,13 @@ class Consumer:
 
     def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
         """The batch in parts that keep to the limits, even when one message alone is over them."""
+        if len(batch) <= self._batch_rows and sum(map(len, batch.lines)) <= self._batch_bytes:
+            yield batch
+            return
         start = size = 0
         for index, line in enumerate(batch.lines):
             if index > start and (index - start == self._batch_rows or size + len(line) > self._batch_bytes):
                 yield batch.take(range(start, index))
                 start, size = index, 0
             size += len(line)
-        yield batch.take(range(start, len(batch))) if start else batch
+        yield batch.take(range(start, len(batch)))

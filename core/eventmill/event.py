@@ -77,7 +77,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Event).decode
+_decoder = msgspec.json.Decoder(Event)
 
 
 def create_event(
@@ -127,7 +127,12 @@ def encode_line(event: Event) -> bytes:
 
 def decode_line(line: bytes) -> Event:
     """The event of a line. Raises msgspec.DecodeError, RecursionError or UnicodeDecodeError when it is none."""
-    return _decode(line)
+    return _decoder.decode(line)
+
+
+def decode_lines(lines: bytes) -> list[Event]:
+    """The events of lines, one after the other. Raises as `decode_line` does."""
+    return _decoder.decode_lines(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,9 @@ class EventBatch:
     @classmethod
     def merge(cls, pairs: Iterable[tuple[Event, bytes]]) -> "EventBatch":
         """Batch events that are already lines; of one identity only the greatest version stays."""
+        pairs = list(pairs)
+        if len({event.event_id for event, _ in pairs}) == len(pairs):  # nearly always: then no identities are needed
+            return cls([event for event, _ in pairs], [line for _, line in pairs])
         winners: dict[Identity, tuple[Event, bytes]] = {}
         for event, line in pairs:
             other = winners.setdefault(event.identity, (event, line))

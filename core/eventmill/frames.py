@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from eventmill.errors import UndecodableMessage, UnknownFrameVersion
-from eventmill.event import Event, decode_line
+from eventmill.event import Event, decode_lines
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -81,13 +81,14 @@ def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
         raise UndecodableMessage("the frame's header is cut short")
     _, _, codec, count, size = _HEADER.unpack_from(body)
     payload = _unpack(body[_HEADER.size :], codec, size)
-    lines = payload.split(b"\n")
-    if len(payload) != size or len(lines) != count:
-        raise UndecodableMessage(f"the frame is damaged: {count} events in {size} bytes were announced")
     try:
-        return [(decode_line(line), line) for line in lines]
+        events = decode_lines(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableMessage(f"the frame holds something that is no event: {error}") from error
+    # So many objects with so many ends of lines between them, and in no JSON value "}" stands before "{": one per line.
+    if not len(events) == count == payload.count(b"}\n{") + 1 or len(payload) != size:
+        raise UndecodableMessage(f"the frame is damaged: {count} events in {size} bytes were announced")
+    return list(zip(events, payload.split(b"\n"), strict=True))
 
 
 def _unpack(payload: bytes, codec: int, size: int) -> bytes:

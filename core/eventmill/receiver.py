@@ -199,5 +199,5 @@ class Receiver:
         if delivery.attempts > SUSPECT_ATTEMPTS and frames.is_known(body):
             self.buffer.append(Message(delivery, body, (), len(body), True, time.monotonic()))
         elif (pairs := self.open(delivery, body)) is not None:
-            size = sum(len(line) for _, line in pairs)
+            size = sum([len(line) for _, line in pairs])
             self.buffer.append(Message(delivery, body, pairs, size, False, time.monotonic()))
