@@ -33,6 +33,7 @@ INSERT = {
     "deduplicate_insert": "disable",
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
+    "input_format_parallel_parsing": 0,  # one thread reads a batch in less time than several need to share it
     "input_format_json_read_objects_as_strings": 1,
     "input_format_skip_unknown_fields": 0,
 }
