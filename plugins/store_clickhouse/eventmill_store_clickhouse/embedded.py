@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 
 class EmbeddedConnection(Connection):
-    """Two clients of one engine, each with a thread of its own, so that questions and inserts do not wait for
-    each other: a client takes one statement at a time. The engine locks its folder for this process."""
+    """Three clients of one engine, each with a thread of its own, so that questions, inserts and what inserts look up
+    do not wait for each other: a client takes one statement at a time. The engine locks its folder for this process."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -28,6 +28,7 @@ class EmbeddedConnection(Connection):
                 raise ConfigurationError(
                     f"another process uses the chDB folder {path}: end it, or choose another folder"
                 )
+            self._inserter = _Worker(path)
             self._writer = _Worker(path)
             self._reader = _Worker(path)
         except (ClickHouseError, OSError) as error:
@@ -47,7 +48,7 @@ class EmbeddedConnection(Connection):
             summary = client.raw_insert(table, list(columns), lines, settings=dict(settings), fmt="JSONEachRow")
             return summary.written_rows
 
-        return await self._writer.run(insert)
+        return await self._inserter.run(insert)
 
     async def close(self) -> None:
         # A thread inside the engine must not be left behind: the process would crash on its way out.
@@ -57,6 +58,7 @@ class EmbeddedConnection(Connection):
         finally:
             await self._reader.close()
             await self._writer.close()
+            await self._inserter.close()
 
 
 def _is_locked(status: Path) -> bool:
