@@ -112,7 +112,10 @@ def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping
     started = time.perf_counter()
     result = client.query(sql, parameters=parameters, settings=dict(settings))
     milliseconds = (time.perf_counter() - started) * 1000
-    return milliseconds, tuple(sorted(row[-2] for row in result.result_rows))
+    rows = result.result_rows
+    if len(rows) > 1:  # groups: ours answers the total of all of them, too
+        rows = [row for row in rows if row[:2] != (1, "")]
+    return milliseconds, tuple(sorted(row[-2] for row in rows))
 
 
 @contextmanager

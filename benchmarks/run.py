@@ -43,14 +43,15 @@ def main() -> None:
     names = sys.argv[1:] or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
-    console, figures = Console(stderr=True), []
-    for name in names:
+    console, measured = Console(stderr=True), dict[str, list[Figure]]()
+    for number, name in enumerate(names, 1):
         started = time.monotonic()
-        with console.status(f"{name} ({list(names).index(name) + 1} of {len(names)})"):
-            figures += BENCHMARKS[name]()
+        with console.status(f"{name} ({number} of {len(names)})"):
+            measured[name] = BENCHMARKS[name]()
         console.print(f"{name}: {time.monotonic() - started:.0f} s", style="dim")
+        write(name, measured[name])
+    figures = [figure for some in measured.values() for figure in some]
     show(figures)
-    write(names, figures)
     sys.exit(0 if all(figure.holds for figure in figures) else 1)
 
 
@@ -80,15 +81,14 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def write(names: list[str], figures: list[Figure]) -> None:
-    """Put the figures into the file, in the place of what these benchmarks gave before."""
+def write(name: str, figures: list[Figure]) -> None:
+    """Put the figures of a benchmark into the file, in the place of what it gave before."""
     old = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else []
-    kept = [figure for figure in old if figure["name"].partition(",")[0] not in names]
+    kept = [figure for figure in old if figure["benchmark"] != name]
+    kept += [{"benchmark": name} | figure.as_json() for figure in figures]
+    kept.sort(key=lambda figure: list(BENCHMARKS).index(figure["benchmark"]))
     machine = {"cpu": _cpu(), "cores": len(_cpus()), "python": platform.python_version(), "system": platform.platform()}
-    figures_json = [*kept, *(figure.as_json() for figure in figures)]
-    order = list(BENCHMARKS)
-    figures_json.sort(key=lambda figure: order.index(figure["name"].partition(",")[0]))
-    RESULTS.write_text(json.dumps({"machine": machine, "figures": figures_json}, indent=2, ensure_ascii=False) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine, "figures": kept}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _cpus() -> list[str]:
