@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+NAME ?=
 
 .PHONY: help run test check bench soak clean
 
@@ -9,7 +10,7 @@ help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080  (options: make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and pass all tests                            (options: make test ARGS='-k bulk')"
 	@echo "make check  ruff and mypy"
-	@echo "make bench  what benchmarks/README.md quotes, measured here (three minutes the first time)"
+	@echo "make bench  what benchmarks/README.md quotes, measured here            (one of them: make bench NAME=ingest_bulk)"
 	@echo "make soak   twenty minutes of crashes on three deployments    (options: make soak ARGS=60, seconds of crashes)"
 	@echo "make clean  remove .venv and the tools' caches"
 
@@ -25,9 +26,7 @@ check: .venv/.dev
 	@$(BIN)/mypy
 
 bench: .venv/.dev
-	@$(BIN)/python benchmarks/query_day.py
-	@$(BIN)/python benchmarks/insert_encoding.py
-	@PYTHONPATH=tests $(BIN)/python benchmarks/sqs_cost.py
+	@PYTHONPATH=tests $(BIN)/python benchmarks/run.py $(NAME)
 
 soak: .venv/.dev
 	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)

@@ -4,9 +4,9 @@ import asyncio
 import itertools
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -78,15 +78,13 @@ def memory() -> list[Figure]:
     need_wrk()
     with deployed() as (api, consumer):
         url = api.url()
-        load = threading.Thread(
-            target=post, args=(url, "/events", EVENT, api.process.pid, LOAD_SECONDS), name="full load"
-        )
-        load.start()
         sizes = []
-        while load.is_alive():
-            time.sleep(1)
-            sizes.append((resident_mb(api.process.pid), resident_mb(consumer.process.pid)))
-        load.join()
+        with ThreadPoolExecutor() as pool:
+            load = pool.submit(post, url, "/events", EVENT, api.process.pid, LOAD_SECONDS)
+            while not load.done():
+                time.sleep(1)
+                sizes.append((resident_mb(api.process.pid), resident_mb(consumer.process.pid)))
+            load.result()
     figures = []
     bars = {"serve": SERVE_BAR_MB, "consume": CONSUME_BAR_MB}
     for (name, bar), own in zip(bars.items(), zip(*sizes, strict=True), strict=True):

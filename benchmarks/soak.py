@@ -70,9 +70,13 @@ def crash(name: str, seconds: float) -> dict[str, Any]:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(deployment.settings), stdout=subprocess.PIPE, text=True
         )
-        with troubled(deployment, seconds) as count:
-            time.sleep(seconds)
-        out, _ = process.communicate(timeout=600)
+        try:
+            with troubled(deployment, seconds) as count:
+                time.sleep(seconds)
+            out, _ = process.communicate(timeout=600)
+        finally:
+            process.terminate()  # it ends its programs
+            process.wait()
     figures = json.loads(out) if out else {}
     took = round(time.monotonic() - started)
     return {"deployment": name, "exit": process.returncode, "outages": count[0], "seconds": took} | figures

@@ -44,7 +44,13 @@ def start() -> list[Figure]:
         )
     return [
         compare("start, eventmill --help", "an empty typer program", "s", *helped, at_most=HELP_BAR),
-        compare("start, serve to its first 202", "an empty FastAPI program", "s", *served, at_most=SERVE_BAR),
+        compare(
+            "start, serve (Redis, no store) to its first 202",
+            "an empty FastAPI program",
+            "s",
+            *served,
+            at_most=SERVE_BAR,
+        ),
     ]
 
 

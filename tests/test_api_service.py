@@ -5,10 +5,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
 
 import eventmill_queue_memory
 from eventmill import HttpApp, PluginError, Queue, QueueUnavailable, Services, Store, StoreUnavailable
+from eventmill.api.app import App
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from mill import Mill, running_mill
 from proxies import QueueProxy, StoreProxy
@@ -173,3 +175,27 @@ async def test_plugins_add_routes_below_their_own_path() -> None:
 
     async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
         assert "lost on exit" in (await mill.client.get("/pages/any/path")).text
+
+
+async def test_no_route_passes_by_a_middleware_that_somebody_added() -> None:
+    async def take(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": 202, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    class Guard:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    statuses = []
+    for is_guarded in (False, True):
+        app = App()
+        app.add_busy("/busy", take)
+        if is_guarded:
+            app.add_middleware(Guard)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mill") as client:
+            statuses.append((await client.post("/busy")).status_code)
+    assert statuses == [202, 401]

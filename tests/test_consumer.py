@@ -20,6 +20,7 @@ from eventmill import (
     Store,
     StoreMisconfigured,
     StoreUnavailable,
+    frames,
     retry,
 )
 from eventmill.answers import pages
@@ -239,7 +240,25 @@ async def test_an_undecodable_message_is_dead_lettered_whole() -> None:
         assert 0 < record.enqueued_at_ms <= record.died_at_ms
 
 
-async def test_a_dead_queue_that_is_away_holds_up_nothing_else() -> None:
+async def test_a_message_that_breaks_the_decoder_costs_those_beside_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = frames.decode_frame
+
+    def break_down(body: bytes) -> list[tuple[Event, bytes]]:
+        if body == b"unforeseen":
+            raise ValueError("nobody thought of that")
+        return decode(body)
+
+    monkeypatch.setattr(frames, "decode_frame", break_down)
+    async with opened() as (queue, store), consuming(queue, store):
+        await queue.publish([b"unforeseen"], time.monotonic() + 5)
+        await publish(queue, make_events(10), make_events(10, seed=1))
+        await eventually(lambda: is_settled(queue))
+        assert len(await store.events()) == 20
+        assert [letter.body for letter in await dead_letters(queue)] == [b"unforeseen"]
+
+
+@pytest.mark.parametrize("count", [1, 150])
+async def test_a_dead_queue_that_is_away_holds_up_nothing_else(count: int) -> None:
     class Away(QueueProxy):
         @property
         def dead(self) -> Queue:
@@ -250,16 +269,14 @@ async def test_a_dead_queue_that_is_away_holds_up_nothing_else() -> None:
             raise QueueUnavailable("away")
 
     async with opened() as (queue, store), consuming(Away(queue), store, drain_seconds=0.3):
-        await queue.publish([b"\0 what is this?"], time.monotonic() + 5)
+        await queue.publish([b"\0 what is this?"] * count, time.monotonic() + 5)
         await publish(queue, make_events(10))
 
         async def all_but_the_undecodable_is_settled() -> bool:
             depth = await queue.depth()
-            return (depth.ready, depth.in_flight) == (0, 1) and len(await store.events()) == 10
+            return (depth.ready or 0) + (depth.in_flight or 0) == count and len(await store.events()) == 10
 
         await eventually(all_but_the_undecodable_is_settled)
-    [delivery] = await queue.receive(10, 0)
-    assert delivery.body == b"\0 what is this?"
 
 
 async def test_a_dead_letter_tells_the_attempts_of_its_own_message() -> None:

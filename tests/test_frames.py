@@ -1,6 +1,8 @@
 """The wire format."""
 
 import itertools
+import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -58,6 +60,24 @@ def test_any_other_bytes_are_undecodable(body: bytes) -> None:
         return
     with pytest.raises(UndecodableMessage):
         frames.decode_frame(body)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda lines: b"\n".join(lines) + b"\n",
+        lambda lines: b"\n" + b"\n".join(lines),
+        lambda lines: b"\n".join(lines).replace(b",", b",\n", 1),
+        lambda lines: b"".join(lines[:2]) + b"\n\n" + b"\n".join(lines[2:]),
+        lambda lines: b" ".join(lines[:2]) + b"\n" + b"\n".join(lines[2:]).replace(b",", b",\n", 1),
+    ],
+)
+def test_events_that_do_not_stand_on_a_line_each_are_undecodable(spread: Callable[[list[bytes]], bytes]) -> None:
+    lines = [encode_line(event) for event in make_events(4)]
+    payload = spread(lines)
+    for count in (3, 4, 5):
+        with pytest.raises(UndecodableMessage):
+            frames.decode_frame(struct.pack(">2sBBHI", b"em", 1, 0, count, len(payload)) + payload)
 
 
 def test_an_event_out_of_range_is_undecodable() -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 INSERTS = 2  # under way at once
 TRIALS = 3  # a message that so many processes in a row did not survive is dead
 IDLE_SECONDS = 10.0  # a message that comes ends the wait
-DRAIN_SECONDS = 18.0  # so that the process has ended within 20
+DRAIN_SECONDS = 16.0  # with what giving back may take, the process has ended within 20
 
 
 class Consumer:

@@ -85,10 +85,11 @@ def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
         events = decode_lines(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableMessage(f"the frame holds something that is no event: {error}") from error
-    # So many objects with so many ends of lines between them, and in no JSON value "}" stands before "{": one per line.
-    if not len(events) == count == payload.count(b"}\n{") + 1 or len(payload) != size:
+    lines = payload.split(b"\n")
+    # No JSON value holds "}" before "{", so that each of these ends of lines stands between two events: one per line.
+    if not len(events) == len(lines) == count == payload.count(b"}\n{") + 1 or len(payload) != size:
         raise UndecodableMessage(f"the frame is damaged: {count} events in {size} bytes were announced")
-    return list(zip(events, payload.split(b"\n"), strict=True))
+    return list(zip(events, lines, strict=True))
 
 
 def _unpack(payload: bytes, codec: int, size: int) -> bytes:

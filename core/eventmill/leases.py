@@ -9,7 +9,7 @@ from eventmill.retry import Retry
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 3.0
 
 
 class Leases:

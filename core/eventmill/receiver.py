@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eventmill import frames
-from eventmill.errors import UndecodableMessage, UnknownFrameVersion
+from eventmill.errors import UnknownFrameVersion
 from eventmill.event import Event
 from eventmill.inserter import Inserter
 from eventmill.interfaces import Delivery, Queue
@@ -24,7 +24,8 @@ BUFFER_EVENTS = 50_000
 BUFFER_BYTES = 64 * 1024 * 1024
 SUSPECT_ATTEMPTS = 5  # a message that came more often is tried in a process of its own
 UNKNOWN_VERSION_DELAY_SECONDS = 60
-MAX_ASIDE = 100  # messages that cannot be read and wait for the dead queue
+MAX_ASIDE = 100  # messages that cannot be read and wait for the dead queue; others go back for a while
+ASIDE_DELAY_SECONDS = 10
 _FULL_SECONDS = 0.01  # how often to look whether the buffer has room again
 
 
@@ -144,7 +145,7 @@ class Receiver:
         """The events of a body, or None for one that cannot be read: it is put aside, and holds up nothing else."""
         try:
             return frames.decode_frame(body)
-        except (UnknownFrameVersion, UndecodableMessage) as error:
+        except Exception as error:  # whatever it is: the messages that came along must not suffer from it
             task = asyncio.create_task(self._put_aside(delivery, body, error))
             self._aside.add(task)
             task.add_done_callback(self._finish)
@@ -156,6 +157,8 @@ class Receiver:
             if isinstance(error, UnknownFrameVersion):
                 log.error("%s: upgrade the consumers first; the message is kept", error)
                 await self._leases.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
+            elif len(self._aside) > MAX_ASIDE:
+                await self._leases.release([delivery], ASIDE_DELAY_SECONDS)
             else:
                 await self._inserter.bury("undecodable", error, body, delivery)
                 await self._leases.ack([delivery])
@@ -173,8 +176,7 @@ class Receiver:
         return self.is_emptying and time.monotonic() < self._retry.deadline
 
     def _has_room(self) -> bool:
-        is_bounded = self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES
-        return is_bounded and len(self._aside) < MAX_ASIDE
+        return self.buffer.events < BUFFER_EVENTS and self.buffer.bytes < BUFFER_BYTES
 
     async def _receive_many(self, receivers: int) -> tuple[list[int], list[Exception]]:
         answers = await asyncio.gather(*(self._receive() for _ in range(receivers)), return_exceptions=True)
@@ -187,12 +189,11 @@ class Receiver:
         deliveries = await self._queue.receive(RECEIVE_MESSAGES, wait_seconds)
         self._leases.hold(deliveries)
         for delivery in deliveries:
-            with contextlib.suppress(Stopped):
-                await self._sort(delivery)
+            self._sort(delivery)
             await asyncio.sleep(0)  # decoding a crowd must not hold up the API in the same process
         return len(deliveries)
 
-    async def _sort(self, delivery: Delivery) -> None:
+    def _sort(self, delivery: Delivery) -> None:
         """Put a message into the buffer; one that came too often as a suspect, without looking into it."""
         # A dead letter among the messages was moved back by the queue's own means.
         body = frames.decode_dead(delivery.body).body if frames.is_dead(delivery.body) else delivery.body

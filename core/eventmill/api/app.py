@@ -30,7 +30,7 @@ class App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._busy.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if endpoint is None:
+        if endpoint is None or self.user_middleware:  # which nobody may pass by
             await super().__call__(scope, receive, send)
             return
         try:

@@ -91,7 +91,6 @@ async def serve_http(
         lifespan="off",
         backlog=_BACKLOG,
         server_header=False,
-        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
     )

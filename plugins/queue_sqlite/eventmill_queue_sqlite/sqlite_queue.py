@@ -12,7 +12,7 @@ from eventmill import Delivery, Depth, PartialFailure, Queue, QueueUnavailable, 
 from eventmill_queue_sqlite.database import Database
 
 _MAX_BODY_BYTES = 1024 * 1024
-_LOOK_SECONDS = (0.02, 1.0)  # a waiting reader looks whether another process has written: soon, later less often
+_LOOK_SECONDS = (0.02, 0.25)  # a waiting reader looks whether another process has written: soon, later less often
 _LONGEST_SECONDS = 5.0  # a file that was replaced is found only by asking it
 _NEARLY_FULL_BYTES = 1024**3
 
@@ -28,7 +28,7 @@ class SqliteQueue(Queue):
         self._arrival = asyncio.Event()
         self._pause = _LOOK_SECONDS[0]
         self._empty_version = -1  # of the file when nothing was visible in it
-        self._look_at = 0.0  # then something may be visible all the same
+        self._next_at = self._ask_at = 0.0  # when something becomes visible; when to ask all the same
 
     @property
     def max_body_bytes(self) -> int:
@@ -58,15 +58,16 @@ class SqliteQueue(Queue):
         while True:
             self._arrival.clear()
             version = self._database.version()
-            if version != self._empty_version or time.time() >= self._look_at:
+            if version != self._empty_version or time.time() >= self._next_at or time.monotonic() >= self._ask_at:
                 deliveries, next_at = await self._database.quick(lambda file: self._take(file, max_messages))
                 if deliveries:
                     self._pause = _LOOK_SECONDS[0]
                     return deliveries
-                self._empty_version, self._look_at = version, min(next_at, time.time() + _LONGEST_SECONDS)
+                self._empty_version, self._next_at = version, next_at
+                self._ask_at = time.monotonic() + _LONGEST_SECONDS
             if time.monotonic() >= until:
                 return []
-            await self._wait(min(self._pause, until - time.monotonic(), self._look_at - time.time()))
+            await self._wait(min(self._pause, until - time.monotonic(), self._next_at - time.time()))
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         rows = [(delivery.lease[0],) for delivery in deliveries]
