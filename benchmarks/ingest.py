@@ -23,7 +23,8 @@ BULK_BAR = 0.40
 
 
 def single() -> list[Figure]:
-    """POST /events over memory, Redis and SQLite against an empty endpoint; over Redis against an ordinary route."""
+    """POST /events over three queues against an empty endpoint of the same app, which goes FastAPI's whole way; against
+    an empty program on the same server, which is the limit; over Redis against an ordinary route."""
     need_wrk()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -40,7 +41,10 @@ def single() -> list[Figure]:
         for queue, settings in queues.items():
             with serving(folder, settings) as server:
                 ours, empty = in_turn(ROUNDS, partial(_post, server), partial(_post, server, "/empty/"))
-                figures += _figures(f"ingest_single, {queue}", "an empty endpoint", ours, empty, BARS[queue])
+                figures += _figures(f"ingest_single, {queue}", "an empty endpoint in the app", ours, empty, BARS[queue])
+        with serving(folder, queues["memory"]) as server, serving_script("empty_asgi.py") as bare:
+            ours, theirs = in_turn(ROUNDS, partial(_post, server), partial(_post, bare))
+            figures += _figures("ingest_single, memory", "uvicorn with an empty program", ours, theirs)
         with (
             serving(folder, queues["redis"]) as server,
             serving_script("ordinary.py", redis.url) as ordinary,
@@ -60,7 +64,7 @@ def _event() -> bytes:
     return json.dumps(event | {"user_id": "{number}"}, separators=(",", ":")).encode()
 
 
-def _figures(name: str, of: str, ours: list[Load], theirs: list[Load], at_least: float) -> list[Figure]:
+def _figures(name: str, of: str, ours: list[Load], theirs: list[Load], at_least: float | None = None) -> list[Figure]:
     rates = [load.per_second for load in ours], [load.per_second for load in theirs]
     costs = [load.cpu_us for load in ours], [load.cpu_us for load in theirs]
     return [
