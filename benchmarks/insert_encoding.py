@@ -1,13 +1,8 @@
 """What an insert costs by its encoding: the batch's JSON lines as they are, or columns encoded by the driver.
 
-    python benchmarks/insert_encoding.py
-
 Both start from the same decoded batch and end with 20 000 rows in the same chDB engine, in turn; medians over rounds.
 """
 
-import json
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +14,7 @@ from eventmill import EventBatch
 from eventmill.testing import make_events
 from eventmill_store_clickhouse import migrations
 from eventmill_store_clickhouse.clickhouse_store import INSERT, LINE_COLUMNS
+from figures import Figure, compare
 
 ROWS, ROUNDS = 20_000, 9
 _TYPES = ["LowCardinality(String)", "LowCardinality(String)", "Int64", "String", "LowCardinality(String)", "String"]
@@ -43,35 +39,23 @@ def columns(client: Client, batch: EventBatch) -> None:
     )
 
 
-def seconds(insert: Callable[[Client, EventBatch], None], client: Client, batch: EventBatch) -> float:
+def milliseconds(insert: Callable[[Client, EventBatch], None], client: Client, batch: EventBatch) -> float:
     started = time.perf_counter()
     insert(client, batch)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) * 1000
 
 
-def main() -> None:
+def encoding() -> list[Figure]:
+    """Lines against columns."""
     with tempfile.TemporaryDirectory() as folder:
         client = clickhouse_connect.get_client(interface="chdb", path=f"{folder}/chdb")
         for migration in migrations.MIGRATIONS:
             for statement in migration.statements:
                 client.command(statement)
-        rounds = []
-        for number in range(ROUNDS):
-            batch = EventBatch.of(make_events(ROWS, seed=number))
-            rounds.append((seconds(lines, client, batch), seconds(columns, client, batch)))
+        batches = [EventBatch.of(make_events(ROWS, seed=number)) for number in range(ROUNDS)]
+        rounds = [(milliseconds(lines, client, batch), milliseconds(columns, client, batch)) for batch in batches]
         client.close()
-    figures = {
-        "rows": ROWS,
-        "lines_ms": 1000 * statistics.median(mine for mine, _ in rounds),
-        "columns_ms": 1000 * statistics.median(other for _, other in rounds),
-        "ratio": statistics.median(other / mine for mine, other in rounds),
-    }
-    if sys.stdout.isatty():
-        for name, value in figures.items():
-            print(f"{name:>12}  {value:,.2f}")
-    else:
-        print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main()
+    ours, theirs = zip(*rounds, strict=True)
+    return [
+        compare("insert_encoding", "columns encoded by the driver", "ms for 20 000 rows", ours, theirs, inverse=True)
+    ]

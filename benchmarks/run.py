@@ -18,8 +18,10 @@ import consume
 import idle
 import ingest
 import ingest_sqs
+import insert_encoding
 import live
 import query
+import sqs_cost
 import start
 from eventmill.cli.output import print_table
 from figures import Figure
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "ingest_single": ingest.single,
     "ingest_bulk": ingest.bulk,
     "ingest_sqs": ingest_sqs.ingest,
+    "sqs_cost": sqs_cost.cost,
+    "insert_encoding": insert_encoding.encoding,
     "consume": consume.consume,
     "query_day": query.reference,
     "query_growth": query.growth,

@@ -1,16 +1,12 @@
 """What SQS bills for a million events: counted by the SQS server of the tests, in units of 64 KiB.
 
-    PYTHONPATH=tests python benchmarks/sqs_cost.py [SECONDS]
-
 The real commands run, `serve` and `consume`, over that server and ClickHouse's HTTP gateway. The real events are posted
 one by one at a steady rate, or in bulks as fast as they are taken; all calls count, from the first post until the
-queue is empty, and those of an idle consumer too.
+queue is empty.
 """
 
 import asyncio
 import itertools
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -18,16 +14,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-from rich.console import Console
-from rich.table import Table
 
 import real_events
 import services
+from figures import Figure
 from mill import eventmill, running, wait_until
 
-DOLLARS_PER_MILLION = 0.40  # requests, us-east-1, June 2026
 REFERENCE_UNITS = 2.1  # a call per event to send it, one per event to delete it, one per ten to receive them
-IDLE_SECONDS = 20
+SECONDS = 12
 _CONNECTIONS = 64
 _BULK = 1000
 
@@ -96,22 +90,17 @@ async def post_in_bulks(url: str, seconds: float) -> int:
     return accepted
 
 
-def measure(
-    folder: Path, workers: int, linger_ms: int, per_second: int | None, seconds: float
-) -> tuple[int, float, float]:
-    """Events posted, units billed per event, units billed per idle second."""
+def measure(folder: Path, workers: int, linger_ms: int, per_second: int | None) -> float:
+    """Units billed per event."""
     with ExitStack() as stack:
         sqs = stack.enter_context(services.running_sqs())
         clickhouse = stack.enter_context(services.running_clickhouse(folder / f"{workers}-{per_second}"))
         url = stack.enter_context(deployment(folder, sqs, clickhouse.url, workers, linger_ms))
         before = total(sqs.usage("units"))
-        posting = post_singly(url, per_second, seconds) if per_second else post_in_bulks(url, seconds)
+        posting = post_singly(url, per_second, SECONDS) if per_second else post_in_bulks(url, SECONDS)
         events = asyncio.run(posting)
         wait_until(lambda: is_empty(sqs), 120)
-        billed = total(sqs.usage("units")) - before
-        time.sleep(IDLE_SECONDS)
-        idle = total(sqs.usage("units")) - before - billed
-    return events, billed / events, idle / IDLE_SECONDS
+        return (total(sqs.usage("units")) - before) / events
 
 
 def total(usage: Mapping[str, int]) -> int:
@@ -123,36 +112,23 @@ def is_empty(sqs: services.SqsServer) -> bool:
     return sqs.waiting("events") == 0
 
 
-CASES = [
-    # workers, linger in ms, events per second (None: as fast as bulks are taken), the most units per event
-    (1, 20, None, 0.01),
-    (1, 20, 100, None),
-    (1, 20, 500, 0.15),
-    (4, 100, 3000, 0.025),
-]
+CASES = {
+    # load: workers, linger in ms, events per second (None: as fast as bulks are taken), the bar in units per event
+    "full load": (1, 20, None, 0.01),
+    "3000/s, 4 workers, linger 100 ms": (4, 100, 3000, 0.025),
+    "500/s": (1, 20, 500, 0.15),
+    "100/s": (1, 20, 100, 1.0),
+}
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table("load", "workers", "linger", "events", "units/event", "bound", "$ per million", "reference/ours")
-    results = []
-    with tempfile.TemporaryDirectory() as folder, console.status("counting"):
-        for workers, linger_ms, per_second, bound in CASES:
-            events, units, idle = measure(Path(folder), workers, linger_ms, per_second, seconds)
-            load = f"{per_second}/s" if per_second else f"full, {events / seconds:,.0f}/s"
-            dollars = units * DOLLARS_PER_MILLION
-            row = [load, str(workers), f"{linger_ms} ms", f"{events:,}", f"{units:.4f}", f"{bound or ''}"]
-            table.add_row(*row, f"{dollars:.4f}", f"{REFERENCE_UNITS / units:,.0f}")
-            results.append({"load": load, "workers": workers, "linger_ms": linger_ms, "units_per_event": units})
-            assert bound is None or units <= bound, f"{load}: {units} units per event, allowed are {bound}"
-    console.print(table)
-    console.print(
-        f"an idle consumer: {idle:.2f} units a second, ${idle * 86400 * 30 / 1e6 * DOLLARS_PER_MILLION:.2f} a month"
-    )
-    if not console.is_terminal:
-        console.print_json(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+def cost() -> list[Figure]:
+    """Units per event at four loads, against a service with a call per event."""
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for load, (workers, linger_ms, per_second, bar) in CASES.items():
+            units = measure(Path(folder), workers, linger_ms, per_second)
+            of = f"a call per event: {REFERENCE_UNITS}"
+            figures.append(
+                Figure(f"sqs_cost, {load}", of, "units billed", units, REFERENCE_UNITS, [units], at_most=bar)
+            )
+    return figures

@@ -41,7 +41,7 @@ class Consumer:
         store: Store,
         *,
         batch_rows: int = 20_000,
-        batch_bytes: int = 16 * 1024 * 1024,
+        batch_bytes: int = 8 * 1024 * 1024,
         batch_seconds: float = 1.0,
         receive_seconds: float = 1.0,
         pause_seconds: float = 0.0,

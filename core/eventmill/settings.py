@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(default=20_000, ge=1, le=1_000_000, description="events per insert, at most")
     batch_bytes: int = Field(
-        default=16 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="bytes per insert, at most"
+        default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="bytes per insert, at most"
     )
     batch_seconds: float = Field(default=1.0, ge=0, le=60, description="how old the first event of an insert may get")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
