@@ -21,7 +21,7 @@ from figures import Figure
 from mill import eventmill, running, wait_until
 
 REFERENCE_UNITS = 2.1  # a call per event to send it, one per event to delete it, one per ten to receive them
-SECONDS = 12
+SECONDS = 20
 _CONNECTIONS = 512  # each waits a linger and more for its answer
 _LATE = 1.25  # how much longer than planned the posting may take
 _BULK = 1000
