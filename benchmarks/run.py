@@ -66,7 +66,7 @@ def show(figures: list[Figure]) -> None:
 
 def _row(figure: Figure) -> tuple[str, ...]:
     theirs = "" if figure.theirs is None else _short(figure.theirs)
-    spread = f"{min(figure.values):.2f}–{max(figure.values):.2f}"
+    spread = f"{min(figure.values):.3g}–{max(figure.values):.3g}"
     holds = "yes" if figure.holds else "NO"
     return (
         figure.name,
@@ -74,7 +74,7 @@ def _row(figure: Figure) -> tuple[str, ...]:
         _short(figure.ours),
         figure.of,
         theirs,
-        f"{figure.value:.2f}",
+        f"{figure.value:.3g}",
         spread,
         figure.bar,
         holds,
