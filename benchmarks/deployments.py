@@ -18,6 +18,15 @@ class Outage:
     begin: Callable[[], object]
     end: Callable[[], object]
 
+    @contextmanager
+    def lasting(self) -> Iterator[None]:
+        """It lasts as long as the block."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+
 
 @dataclass(frozen=True)
 class Deployment:

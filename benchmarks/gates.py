@@ -11,9 +11,9 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Gates:
     def _lose_store(self, store: Outage) -> None:
         """The store is away for long, consumers are killed and started, events flow; then it is back."""
         stored = self._total()
-        with away(store):
+        with store.lasting():
             for _ in range(4):
                 self._post(self._seconds / 4)
                 self._consumer.process.kill()
@@ -100,7 +100,7 @@ class Gates:
 
     def _lose_queue(self, queue: Outage) -> None:
         """The queue is away: callers are told so, and nothing piles up."""
-        with away(queue):
+        with queue.lasting():
             self._post(self._seconds / 4)
             before = self._resident_mib()
             self._post(self._seconds)
@@ -247,12 +247,3 @@ async def send(url: str, numbers: Sequence[int], rate: float) -> list[tuple[int,
             posts.append(asyncio.create_task(post(number)))
             await asyncio.sleep(max(0.0, started + (index + 1) / rate - time.monotonic()))
         return await asyncio.gather(*posts)
-
-
-@contextmanager
-def away(outage: Outage) -> Iterator[None]:
-    outage.begin()
-    try:
-        yield
-    finally:
-        outage.end()

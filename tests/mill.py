@@ -75,6 +75,14 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"} | dict(settings)
 
 
+def install(folder: Path, name: str, module: str) -> None:
+    """Install a plugin for programs that have the folder on their PYTHONPATH; the module must be importable there."""
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[eventmill]\n{name} = {module}\n")
+
+
 def eventmill(
     *arguments: str, cwd: Path, stdin: bytes | None = None, settings: Mapping[str, str] = NO_SETTINGS
 ) -> subprocess.CompletedProcess[str]:

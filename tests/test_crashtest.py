@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mill import eventmill, running, wait_until
+from mill import eventmill, install, running, wait_until
 
 
 def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -19,10 +19,7 @@ def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_that_loses_doubles_and_alters_is_found_out(tmp_path: Path) -> None:
-    metadata = tmp_path / "leaky-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[eventmill]\nleaky = leaky\n")
+    install(tmp_path, "leaky", "leaky")
     (tmp_path / "leaky.py").write_text(LEAKY)
     settings = {"PYTHONPATH": str(tmp_path), "EVENTMILL_STORE_LEAKY_URL": f"chdb://{tmp_path}/chdb"}
     options = ("--seconds", "4", "--rate", "100", "--store", "leaky", "--json")

@@ -25,7 +25,7 @@ from eventmill.testing.contract import eventually
 from eventmill.testing.store_contract import everything, scan_all
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
-from mill import Program, running, wait_until
+from mill import Program, install, running, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -235,10 +235,7 @@ def eventmill_store_backends():
 async def test_a_message_that_kills_its_process_ends_alone_and_then_dead(
     tmp_path: Path, server: services.ClickHouse
 ) -> None:
-    metadata = tmp_path / "mortal-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[eventmill]\nmortal = mortal\n")
+    install(tmp_path, "mortal", "mortal")
     (tmp_path / "mortal.py").write_text(KILLER)
     settings = {
         "PYTHONPATH": str(tmp_path),

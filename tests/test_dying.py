@@ -10,7 +10,7 @@ import pytest
 
 import eventmill_dying
 import services
-from mill import Program, eventmill, running, wait_until
+from mill import Program, eventmill, install, running, wait_until
 
 HALVES = ("serve", "consume")
 
@@ -52,10 +52,7 @@ class Halves:
 
 def dying(folder: Path, url: str, step: str) -> dict[str, str]:
     """Settings for a queue that kills the first process which comes to this step."""
-    metadata = folder / "dying-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: dying\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[eventmill]\ndying = eventmill_dying\n")
+    install(folder, "dying", "eventmill_dying")
     tests = Path(__file__).parent
     return {
         "PYTHONPATH": f"{folder}:{tests}:{tests / 'plugins' / 'dying'}",
