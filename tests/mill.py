@@ -15,16 +15,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
+from fastapi import FastAPI
 
 import eventmill_queue_memory
 import eventmill_store_memory
 from eventmill import HttpApp, Queue, Services, Store
 from eventmill.api.app import create_app
-from eventmill.api.body import Reader
-from eventmill.api.health import Health
+from eventmill.api.questions import QueryLine
 from eventmill.budget import Budget
-from eventmill.consumer import Consumer
+from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.publisher import Publisher
+from eventmill.shutdown import Shutdown
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
 
@@ -39,8 +40,9 @@ class Mill:
     client: httpx.AsyncClient
     queue: Queue
     store: Store
-    health: Health
+    shutdown: Shutdown
     budget: Budget
+    app: FastAPI
 
 
 @asynccontextmanager
@@ -49,6 +51,7 @@ async def running_mill(
     wrap_store: Callable[[Store], Store] = lambda store: store,
     http_apps: list[HttpApp] | None = None,
     timeout_seconds: float = 5.0,
+    line: QueryLine | None = None,
 ) -> AsyncIterator[Mill]:
     """The API and a consumer over memory backends, all in this process."""
     async with (
@@ -56,16 +59,16 @@ async def running_mill(
         eventmill_store_memory.backend.open(MemoryStoreSettings()) as inner_store,
     ):
         queue, store = wrap_queue(inner_queue), wrap_store(inner_store)
-        consumer = Consumer(queue, store, batch_seconds=0.01, receive_seconds=0.05)
+        shutdown, stopping, budget = Shutdown(), Shutdown(), Budget(64 * 1024 * 1024)
+        consumer = Consumer(queue, store, stopping, batch_seconds=0.01, receive_seconds=0.05)
         consuming = asyncio.create_task(consumer.run())
-        health, budget = Health(queue, store), Budget(64 * 1024 * 1024)
-        reader = Reader(budget)
         async with Publisher(queue, timeout_seconds=timeout_seconds) as publisher:
-            app = create_app(Services(publisher, queue, store), health, reader, http_apps or ())
+            services = Services(publisher, queue, store)
+            app = create_app(services, shutdown, budget, http_apps or (), line=line)
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://mill") as client:
-                yield Mill(client, queue, store, health, budget)
-        consumer.stop()
+                yield Mill(client, queue, store, shutdown, budget, app)
+        stopping.begin(DRAIN_SECONDS)
         await consuming
 
 

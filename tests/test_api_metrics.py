@@ -1,13 +1,18 @@
 """GET /metrics, in process, over the memory store."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import time
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
+import httpx
 import pytest
 
 import real_events
-from eventmill import Metrics, MetricsQuery, StoreMisconfigured, StoreUnavailable
+from eventmill import Metrics, MetricsQuery, Store, StoreMisconfigured, StoreUnavailable
+from eventmill.api.questions import QueryLine
+from eventmill.shutdown import Shutdown
 from eventmill.testing.contract import eventually
 from mill import Mill, running_mill
 from proxies import StoreProxy
@@ -165,3 +170,107 @@ async def test_a_broken_store_gets_an_answer_without_its_secrets(failure: Except
         assert set(answer.json()) >= {"error", "message"}
         assert "secret" not in answer.text
         await asyncio.sleep(0)
+
+
+class Hanging(StoreProxy):
+    """Never answers; counts the questions that are under way, and those that were ever asked."""
+
+    asked = pending = 0
+
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        self.asked += 1
+        self.pending += 1
+        try:
+            await asyncio.Event().wait()
+            raise AssertionError
+        finally:
+            self.pending -= 1
+
+
+async def pending(store: Hanging, count: int) -> None:
+    async def is_so() -> bool:
+        return store.pending == count
+
+    await eventually(is_so)
+
+
+async def ask_and_leave(mill: Mill, leave: asyncio.Event) -> None:
+    """Ask as a client that hangs up; return when the service is done with the request."""
+
+    async def receive() -> dict[str, Any]:
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        raise AssertionError(message)
+
+    path, query = "/metrics", DAY.encode()
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query}
+    await mill.app(scope | {"headers": [], "http_version": "1.1", "root_path": "", "scheme": "http"}, receive, send)
+
+
+async def test_a_client_that_leaves_takes_its_question_along() -> None:
+    leave = asyncio.Event()
+    async with running_mill(wrap_store=Hanging) as mill, asyncio.timeout(5), asyncio.TaskGroup() as asking:
+        assert isinstance(mill.store, Hanging)
+        for _ in range(20):
+            asking.create_task(ask_and_leave(mill, leave))
+        await pending(mill.store, 8)
+        leave.set()
+        await pending(mill.store, 0)
+        assert mill.store.asked == 8
+
+
+async def test_questions_beyond_a_short_line_are_told_to_come_again() -> None:
+    async with running_mill(wrap_store=Hanging) as mill, asyncio.timeout(5):
+        asking = {asyncio.create_task(mill.client.get(f"/metrics?{DAY}")) for _ in range(100)}
+        refused, waiting = set[httpx.Response](), asking
+        while len(refused) < 68:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            refused |= {task.result() for task in done}
+        assert {(reply.status_code, reply.headers["Retry-After"]) for reply in refused} == {(503, "1")}
+        assert {reply.json()["error"] for reply in refused} == {"overloaded"}
+        assert len(waiting) == 32
+        assert (await mill.client.get("/health/ready")).status_code == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+
+async def test_a_question_has_one_deadline_for_its_turn_and_its_answer() -> None:
+    line = QueryLine(Shutdown(), at_once=1, max_pending=5, seconds=0.3)
+    async with running_mill(wrap_store=Hanging, line=line) as mill, asyncio.timeout(5):
+        started = time.monotonic()
+        replies = await asyncio.gather(*(mill.client.get(f"/metrics?{DAY}") for _ in range(5)))
+        assert time.monotonic() - started < 1.5  # not five times the deadline
+        assert {(reply.status_code, reply.json()["error"]) for reply in replies} == {(503, "unavailable")}
+        assert isinstance(mill.store, Hanging)
+        assert mill.store.pending == 0
+
+
+class Stubborn(Hanging):
+    """Does not end when it is cancelled, until it is let go."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.let_go = asyncio.Event()
+
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        while not self.let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        return Metrics(0, 0)
+
+
+async def test_a_store_that_ignores_cancellation_holds_its_place_in_the_line() -> None:
+    line = QueryLine(Shutdown(), at_once=1, max_pending=1, seconds=0.1)
+    async with running_mill(wrap_store=Stubborn, line=line) as mill, asyncio.timeout(5):
+        assert isinstance(mill.store, Stubborn)
+        for error in ("unavailable", "overloaded"):
+            assert (await mill.client.get(f"/metrics?{DAY}")).json()["error"] == error
+        mill.store.let_go.set()
+
+        async def is_answered() -> bool:
+            return (await mill.client.get(f"/metrics?{DAY}")).status_code == 200
+
+        await eventually(is_answered)

@@ -96,7 +96,7 @@ async def test_without_the_store_it_is_degraded_but_ready() -> None:
 
 
 async def test_a_leaving_process_is_not_ready_but_still_serves(mill: Mill) -> None:
-    mill.health.leaving = True
+    mill.shutdown.ask()
     assert (await mill.client.get("/health/ready")).status_code == 503
     event = {"event_name": "a", "channel": "b", "user_id": "c", "timestamp": 1_700_000_000}
     assert (await mill.client.post("/events", json=event)).status_code == 202

@@ -17,13 +17,10 @@ LAYERS = [
     {"plugins"},
     {"hookspecs"},
     {"publisher", "consumer", "settings", "status"},
-    {"receiver"},
-    {"inserter", "leases"},
-    {"retry"},
     {"interfaces", "frames"},
     {"answers"},
     {"validation", "query"},
-    {"event", "times", "rawjson", "budget"},
+    {"event", "times", "rawjson", "budget", "shutdown"},
     {"errors"},
 ]
 FREE = {"testing", "__init__", "__main__"}
@@ -31,7 +28,7 @@ FILES = sorted(CORE.rglob("*.py"))
 PLUGIN_FILES = [
     *sorted((ROOT / "plugins").rglob("*.py")),
     *sorted((ROOT / "examples" / "third_party_plugin").rglob("*.py")),
-    *sorted((CORE / "testing").rglob("*.py")),
+    *sorted((CORE / "testing").glob("*.py")),
 ]
 
 

@@ -59,7 +59,7 @@ def ask(
 def pending(folder: Path) -> int:
     """How many messages the queue holds."""
     with closing(sqlite3.connect(folder / "queue.db")) as database:
-        return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])
+        return int(database.execute("SELECT count(*) FROM messages_line").fetchone()[0])
 
 
 def wrong_answers(url: str) -> list[str]:

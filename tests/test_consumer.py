@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 import eventmill_queue_memory
 import eventmill_store_memory
@@ -14,20 +15,25 @@ from eventmill import (
     Delivery,
     Event,
     EventBatch,
+    PartialFailure,
     Queue,
     QueueUnavailable,
     RejectedEvents,
     Store,
     StoreMisconfigured,
     StoreUnavailable,
+    Unknown,
     frames,
-    retry,
 )
 from eventmill.answers import pages
-from eventmill.consumer import Consumer
+from eventmill.consumer import DRAIN_SECONDS, Consumer, Verdict
+from eventmill.consumer import backoff as consumer_backoff
+from eventmill.consumer import dead_letters as consumer_dead_letters
+from eventmill.consumer import quarantine as consumer_quarantine
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, encode_line
 from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_dead, encode_frame
 from eventmill.query import EventFilter
+from eventmill.shutdown import Shutdown
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
 from eventmill_queue_memory.settings import MemoryQueueSettings
@@ -69,6 +75,21 @@ class Probe(StoreProxy):
         return [event async for page in pages(self.inner, everything) for event in page]
 
 
+class Refusing(QueueProxy):
+    """Takes no message."""
+
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        raise QueueUnavailable("away")
+
+
+class WithoutDead(QueueProxy):
+    """A queue whose dead letters are away."""
+
+    @property
+    def dead(self) -> Queue:
+        return Refusing(self.inner.dead)
+
+
 @asynccontextmanager
 async def opened(lease_seconds: float = 60) -> AsyncIterator[tuple[Queue, Probe]]:
     async with (
@@ -79,11 +100,13 @@ async def opened(lease_seconds: float = 60) -> AsyncIterator[tuple[Queue, Probe]
 
 
 @asynccontextmanager
-async def consuming(queue: Queue, store: Store, **options: Any) -> AsyncIterator[Consumer]:
-    consumer = Consumer(queue, store, **({"batch_seconds": 0.05, "receive_seconds": 0.05} | options))
+async def consuming(queue: Queue, store: Store, **options: Any) -> AsyncIterator[Shutdown]:
+    shutdown, drain_seconds = Shutdown(), options.pop("drain_seconds", DRAIN_SECONDS)
+    consumer = Consumer(queue, store, shutdown, **({"batch_seconds": 0.05, "receive_seconds": 0.05} | options))
     task = asyncio.create_task(consumer.run())
-    yield consumer
-    consumer.stop()
+    yield shutdown
+    if not shutdown.is_asked:
+        shutdown.begin(drain_seconds)
     async with asyncio.timeout(10):
         await task
 
@@ -259,16 +282,7 @@ async def test_a_message_that_breaks_the_decoder_costs_those_beside_it_nothing(m
 
 @pytest.mark.parametrize("count", [1, 150])
 async def test_a_dead_queue_that_is_away_holds_up_nothing_else(count: int) -> None:
-    class Away(QueueProxy):
-        @property
-        def dead(self) -> Queue:
-            return Refusing(self.inner.dead)
-
-    class Refusing(QueueProxy):
-        async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
-            raise QueueUnavailable("away")
-
-    async with opened() as (queue, store), consuming(Away(queue), store, drain_seconds=0.3):
+    async with opened() as (queue, store), consuming(WithoutDead(queue), store, drain_seconds=0.3):
         await queue.publish([b"\0 what is this?"] * count, time.monotonic() + 5)
         await publish(queue, make_events(10))
 
@@ -308,14 +322,14 @@ async def test_a_frame_of_a_newer_version_is_kept_in_the_queue() -> None:
 
 async def test_stopping_stores_what_was_received_and_leaves_the_rest() -> None:
     async with opened() as (queue, store):
-        async with consuming(queue, store, batch_seconds=5) as consumer:
+        async with consuming(queue, store, batch_seconds=5) as shutdown:
             await publish(queue, make_events(10))
 
             async def is_received() -> bool:
                 return (await queue.depth()).in_flight == 1
 
             await eventually(is_received)
-            consumer.stop()
+            shutdown.begin(DRAIN_SECONDS)
         assert len(await store.events()) == 10
         assert await is_settled(queue)
 
@@ -340,8 +354,8 @@ async def test_emptying_goes_on_until_the_queue_is_empty() -> None:
     events = make_events(3000)
     async with opened() as (queue, store):
         await publish(queue, *(events[start : start + 10] for start in range(0, 3000, 10)))
-        async with consuming(queue, store, batch_rows=100) as consumer:
-            consumer.stop(empty=True)
+        async with consuming(queue, store, batch_rows=100) as shutdown:
+            shutdown.begin(DRAIN_SECONDS, drain=True)
             await eventually(lambda: is_settled(queue))
         assert len(await store.events()) == 3000
 
@@ -459,8 +473,10 @@ async def test_a_store_that_rejects_everything_is_at_fault_not_the_data(caplog: 
         assert await dead_letters(queue) == []
 
 
-async def test_an_event_that_fails_again_and_again_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "BACKOFF_SECONDS", (0.001, 0.002))
+async def test_an_event_on_which_the_store_fails_without_rejecting_it_waits_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
 
     class Choking(StoreProxy):
         async def insert(self, batch: EventBatch) -> None:
@@ -472,15 +488,81 @@ async def test_an_event_that_fails_again_and_again_without_a_reason_is_found(mon
     async with opened() as (queue, store):
         await publish(queue, events)
         async with consuming(queue, Choking(store)):
-            await eventually(lambda: is_settled(queue), 10)
-        assert len(await store.events()) == 199
-        [record] = await dead_letters(queue)
-        assert [event.event_id for event, _ in decode_frame(record.body)] == ["77"]
-        assert (record.reason, record.code) == ("rejected", "RuntimeError")
+
+            async def the_others_are_stored() -> bool:
+                return len(await store.events()) == 199
+
+            await eventually(the_others_are_stored, 10)
+        assert await dead_letters(queue) == []
+        depth = await queue.depth()
+        assert (depth.ready or 0) + (depth.in_flight or 0) == 1
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("a shard is away"), RuntimeError("a bug in a plugin")])
+async def test_rows_that_the_store_cannot_take_now_hold_up_no_others_and_are_never_dead_lettered(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
+    monkeypatch.setattr(consumer_quarantine, "FAILED_DELAY_SECONDS", (0.1, 0.2))
+
+    class PartlyAway(StoreProxy):
+        is_away = True
+
+        async def insert(self, batch: EventBatch) -> None:
+            if self.is_away and any(event.user_id == "sick" for event in batch.events):
+                raise failure
+            await self.inner.insert(batch)
+
+    events = [make_event(event_id=f"{n}", user_id="sick" if n % 2 else "healthy") for n in range(2000)]
+    async with opened() as (queue, store):
+        partly = PartlyAway(store)
+        await publish(queue, *(events[start : start + 100] for start in range(0, 2000, 100)))
+        async with consuming(queue, partly):
+
+            async def the_healthy_are_stored() -> bool:
+                return len(await store.events()) == 1000
+
+            await eventually(the_healthy_are_stored, 20)
+            assert await dead_letters(queue) == []
+            partly.is_away = False
+            await eventually(lambda: is_settled(queue), 20)
+        assert len(await store.events()) == 2000
+        assert await dead_letters(queue) == []
+
+
+async def test_two_thousand_events_that_are_rejected_one_at_a_time_are_dead_lettered() -> None:
+    class OneAtATime(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            for index, event in enumerate(batch.events):
+                if event.user_id == "bad":
+                    raise RejectedEvents("no such user", [index])
+            await self.inner.insert(batch)
+
+    events = [make_event(event_id=f"{n}", user_id="bad" if n >= 10 else "good") for n in range(2010)]
+    async with opened() as (queue, store):
+        await publish(queue, *(events[start : start + 402] for start in range(0, 2010, 402)))
+        async with consuming(queue, OneAtATime(store)):
+            await eventually(lambda: is_settled(queue), 30)
+        assert len(await store.events()) == 10
+        letters = [record for page in range(3) for record in await dead_letters(queue)]
+        assert len({decode_frame(record.body)[0][0].event_id for record in letters}) == 2000
+
+
+async def test_rejected_events_hold_up_no_others_while_the_dead_queue_is_away() -> None:
+    async with opened() as (queue, store):
+        store.poison = {"bad"}
+        for number in range(4):
+            await publish(queue, [make_event(event_id=f"bad {number}", user_id="bad")], make_events(100, seed=number))
+        async with consuming(WithoutDead(queue), store, drain_seconds=0.3):
+
+            async def the_others_are_stored() -> bool:
+                return len(await store.events()) == 400
+
+            await eventually(the_others_are_stored, 10)
 
 
 async def test_an_unexplained_failure_of_an_unhealthy_store_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "BACKOFF_SECONDS", (0.001, 0.002))
+    monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
     async with opened() as (queue, store):
         store.failures = [RuntimeError("choked")] * 100
         await publish(queue, [make_event()])
@@ -523,16 +605,17 @@ async def test_a_message_that_came_too_often_is_tried_alone() -> None:
 async def test_a_message_that_no_process_survives_ends_as_a_dead_letter_and_the_others_stored() -> None:
     trials: list[int] = []
 
-    async def survives(bodies: Sequence[bytes]) -> bool:
+    async def trial(bodies: Sequence[bytes]) -> Verdict:
         trials.append(len(bodies))
-        return not any(event.user_id == "killer" for body in bodies for event, _ in decode_frame(body))
+        users = [event.user_id for body in bodies for event, _ in decode_frame(body)]
+        return Verdict.DIED if "killer" in users else Verdict.SURVIVED
 
     async with opened() as (queue, store):
         groups = [make_events(5, seed=seed) for seed in range(16)]
         groups[3] = [make_event(user_id="killer")]
         await publish(queue, *groups)
         await receive_and_release(queue, 6)
-        async with consuming(queue, store, survives=survives):
+        async with consuming(queue, store, trial=trial):
             await eventually(lambda: is_settled(queue), 10)
         [record] = await dead_letters(queue)
         assert (record.reason, [event.user_id for event, _ in decode_frame(record.body)]) == ("killer", ["killer"])
@@ -544,9 +627,9 @@ async def test_a_message_that_no_process_survives_ends_as_a_dead_letter_and_the_
 async def test_a_crowd_that_came_too_often_is_tried_at_once() -> None:
     trials: list[int] = []
 
-    async def survives(bodies: Sequence[bytes]) -> bool:
+    async def trial(bodies: Sequence[bytes]) -> Verdict:
         trials.append(len(bodies))
-        return True
+        return Verdict.SURVIVED
 
     async with opened() as (queue, store):
         for seed in range(0, 40, 2):
@@ -554,7 +637,7 @@ async def test_a_crowd_that_came_too_often_is_tried_at_once() -> None:
             await receive_and_release(queue, 1)
         await receive_and_release(queue, 6)
         await publish(queue, *(make_events(5, seed=seed) for seed in range(1, 40, 2)))
-        async with consuming(queue, store, survives=survives):
+        async with consuming(queue, store, trial=trial):
             await eventually(lambda: is_settled(queue), 10)
         assert sum(trials) == 20
         assert len(trials) <= 3, "also when others come in between"
@@ -579,10 +662,11 @@ async def test_draining_ends_in_time_also_when_an_insert_hangs() -> None:
 
     async with opened() as (queue, store):
         await publish(queue, *(make_events(10, seed=seed) for seed in range(30)))
-        consumer = Consumer(queue, Hanging(store), batch_rows=10, batch_seconds=0.01, drain_seconds=0.5)
+        shutdown = Shutdown()
+        consumer = Consumer(queue, Hanging(store), shutdown, batch_rows=10, batch_seconds=0.01)
         running = asyncio.create_task(consumer.run())
         await eventually(lambda: is_leased(queue))
-        consumer.stop()
+        shutdown.begin(0.5)
         async with asyncio.timeout(5):
             await running
         assert (await queue.depth()).in_flight == 0
@@ -599,3 +683,111 @@ async def test_a_dead_letter_that_the_queue_itself_moved_back_is_processed() -> 
         async with consuming(queue, store):
             await eventually(lambda: is_settled(queue))
         assert await store.events() == [make_event()]
+
+
+async def test_suspects_that_cannot_be_read_are_dead_lettered_whole_and_end_nobody() -> None:
+    async def trial(bodies: Sequence[bytes]) -> Verdict:
+        return Verdict.DIED
+
+    damaged = encode_frame([encode_line(event) for event in make_events(20)])[:-7]
+    async with opened() as (queue, store):
+        await queue.publish([damaged], time.monotonic() + 5)
+        await receive_and_release(queue, 6)
+        async with consuming(queue, store, trial=trial):
+            await publish(queue, make_events(10))
+            await eventually(lambda: is_settled(queue), 10)
+            assert len(await store.events()) == 10
+        assert [record.body for record in await dead_letters(queue)] == [damaged]
+
+
+async def test_events_that_survive_apart_are_stored_though_their_message_was_not_survived() -> None:
+    async def trial(bodies: Sequence[bytes]) -> Verdict:
+        return Verdict.DIED if any(len(decode_frame(body)) == 100 for body in bodies) else Verdict.SURVIVED
+
+    async with opened() as (queue, store):
+        await publish(queue, make_events(100))
+        await receive_and_release(queue, 6)
+        async with consuming(queue, store, trial=trial):
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 100
+        assert await dead_letters(queue) == []
+
+
+async def test_dead_letters_that_are_confirmed_in_part_are_published_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
+
+    class PartlyRefusing(QueueProxy):
+        @property
+        def dead(self) -> Queue:
+            return Partial(self.inner.dead)
+
+    class Partial(QueueProxy):
+        async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+            await self.inner.publish(bodies[::2], deadline)
+            if len(bodies) > 1:
+                raise PartialFailure({index: Unknown("not now") for index in range(1, len(bodies), 2)})
+
+    async with opened() as (queue, store):
+        store.poison = {"bad"}
+        await publish(queue, [make_event(event_id=f"{n}", user_id="bad") for n in range(300)])
+        async with consuming(PartlyRefusing(queue), store):
+            await eventually(lambda: is_settled(queue), 20)
+        letters = await dead_letters(queue)
+        assert sorted(event.event_id for record in letters for event, _ in decode_frame(record.body)) == sorted(
+            f"{n}" for n in range(300)
+        )
+
+
+async def test_a_message_for_which_there_is_no_memory_is_not_dead_lettered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_dead_letters, "CROWDED_DELAY_SECONDS", 0.1)
+    decode, failures = frames.decode_frame, [MemoryError()]
+
+    def run_out(body: bytes) -> list[tuple[Event, bytes]]:
+        if failures:
+            raise failures.pop()
+        return decode(body)
+
+    monkeypatch.setattr(frames, "decode_frame", run_out)
+    async with opened() as (queue, store), consuming(queue, store):
+        await publish(queue, make_events(10))
+        await eventually(lambda: is_settled(queue), 10)
+        assert len(await store.events()) == 10
+        assert await dead_letters(queue) == []
+
+
+async def test_small_batches_hold_several_messages() -> None:
+    async with opened() as (queue, store):
+        await publish(queue, *([event] for event in make_events(200)))
+        async with consuming(queue, store, batch_rows=50):
+            await eventually(lambda: is_settled(queue), 10)
+        assert len(store.batches) <= 8
+
+
+async def test_what_large_messages_hold_is_bounded_also_after_small_ones() -> None:
+    class Stuck(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            await asyncio.sleep(60)
+
+    async with opened() as (queue, store):
+        await publish(queue, *([event] for event in make_events(300)))
+        await publish(queue, *(make_events(1000, seed=seed) for seed in range(1, 150)))
+        async with consuming(queue, Stuck(store), batch_rows=500, buffer_events=5000, drain_seconds=0.2):
+            await eventually(lambda: is_leased(queue))
+            await asyncio.sleep(1)  # long enough to receive everything, if nothing kept it from that
+            held = (await queue.depth()).in_flight or 0
+        assert held <= 300 + 5 + 8 * 10 + 2 < 449
+
+
+def test_a_shutdown_at_its_deadline_raises_nothing_on_uvloop() -> None:
+    async def stop() -> None:
+        async with opened() as (queue, store):
+            store.away = True
+            shutdown = Shutdown()
+            running = asyncio.create_task(Consumer(queue, store, shutdown).run())
+            await asyncio.sleep(0)
+            shutdown.begin(0.005, drain=True)
+            await running
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for _ in range(50):
+            runner.run(stop())

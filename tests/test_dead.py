@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import eventmill_queue_sqlite
-from eventmill import Queue
+from eventmill import Delivery, Queue
+from eventmill.cli.paging import Pager
 from eventmill.event import encode_line
 from eventmill.frames import DeadRecord, decode_frame, encode_dead, encode_frame
 from eventmill.testing import make_event
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from mill import eventmill, running, wait_until
+from proxies import QueueProxy
 
 NOON_MS = 1_700_000_000_000
 
@@ -165,3 +167,76 @@ def test_a_time_that_is_none_is_told(tmp_path: Path, settings: dict[str, str]) -
     done = eventmill("dead", "list", "--since", "yesterday", cwd=tmp_path, settings=settings)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "--since" in done.stderr
+
+
+def publish(settings: dict[str, str], bodies: Sequence[bytes]) -> None:
+    async def run() -> None:
+        async with opened(settings) as queue:
+            await queue.dead.publish(bodies, time.monotonic() + 5)
+
+    asyncio.run(run())
+
+
+def test_identical_letters_are_all_purged(tmp_path: Path, settings: dict[str, str]) -> None:
+    publish(settings, [letter("same")] * 251)
+    rows = listed(tmp_path, settings, "--event-name", "same", "--limit", "1000")
+    assert len(rows) == 251
+    assert len({row["id"] for row in rows}) == 1
+    one = eventmill("dead", "purge", str(rows[0]["id"]), "--dry-run", cwd=tmp_path, settings=settings)
+    assert one.stdout == "251 dead letters would be purged, 4 others left\n"
+    done = eventmill("dead", "purge", "--all", cwd=tmp_path, settings=settings)
+    assert done.stdout == "255 dead letters purged, 0 others left\n"
+    assert bodies(settings, dead=True) == []
+
+
+def test_identical_letters_are_all_replayed(tmp_path: Path, settings: dict[str, str]) -> None:
+    publish(settings, [letter("same")] * 251)
+    done = eventmill("dead", "replay", "--event-name", "same", cwd=tmp_path, settings=settings)
+    assert done.stdout == "251 dead letters replayed, 4 others left\n"
+    assert len(bodies(settings, dead=True)) == 4
+
+
+class LosingOnce(QueueProxy):
+    """Loses all leases when they are extended for the first time."""
+
+    def __init__(self, inner: Queue) -> None:
+        super().__init__(inner)
+        self.lost = asyncio.Event()
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if self.lost.is_set():
+            return await self.inner.extend(deliveries)
+        await self.inner.release(deliveries)
+        self.lost.set()
+        return list(deliveries)
+
+
+@pytest.fixture
+def queue_settings(tmp_path: Path) -> SqliteQueueSettings:
+    return SqliteQueueSettings(path=tmp_path / "short.db", lease_seconds=0.5)
+
+
+@pytest.mark.anyio
+async def test_a_message_cannot_be_received_by_others_while_a_queue_is_paged(
+    queue_settings: SqliteQueueSettings,
+) -> None:
+    async with eventmill_queue_sqlite.backend.open(queue_settings) as queue:
+        await queue.publish([b"same"] * 100, time.monotonic() + 5)
+        async with Pager(queue) as pager:
+            async for page in pager.pages():
+                assert len(page) == 100
+                assert await queue.receive(100, 1.2) == []
+        assert len(await queue.receive(100, 1)) == 100
+
+
+@pytest.mark.anyio
+async def test_a_message_whose_lease_was_lost_is_paged_once(queue_settings: SqliteQueueSettings) -> None:
+    async with eventmill_queue_sqlite.backend.open(queue_settings) as inner:
+        queue = LosingOnce(inner)
+        await queue.publish([b"same"] * 251, time.monotonic() + 5)
+        count = 0
+        async with asyncio.timeout(10), Pager(queue) as pager:
+            async for page in pager.pages():
+                count += len(page)
+                await queue.lost.wait()
+        assert count == 251

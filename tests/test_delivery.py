@@ -17,9 +17,10 @@ import eventmill_queue_sqlite
 import eventmill_store_clickhouse
 import services
 from eventmill import Queue, Store
-from eventmill.consumer import Consumer
+from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import decode_dead, encode_frame
+from eventmill.shutdown import Shutdown
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
 from eventmill.testing.store_contract import everything, scan_all
@@ -50,10 +51,11 @@ async def opened(folder: Path, url: str) -> AsyncIterator[tuple[Queue, Store]]:
 
 @asynccontextmanager
 async def consuming(queue: Queue, store: Store) -> AsyncIterator[None]:
-    consumer = Consumer(queue, store, batch_seconds=0.1, receive_seconds=0.1)
+    shutdown = Shutdown()
+    consumer = Consumer(queue, store, shutdown, batch_seconds=0.1, receive_seconds=0.1)
     task = asyncio.create_task(consumer.run())
     yield
-    consumer.stop()
+    shutdown.begin(DRAIN_SECONDS)
     await task
 
 
@@ -256,7 +258,7 @@ async def test_a_message_that_kills_its_process_ends_alone_and_then_dead(
                 async def is_decided(program: Program = consumer) -> bool:
                     return program.process.poll() is not None or await is_empty(queue)
 
-                await eventually(is_decided, 30)
+                await eventually(is_decided, 60)
                 deaths += consumer.process.poll() is not None
                 assert deaths <= 7
         [letter] = [decode_dead(delivery.body) for delivery in await queue.dead.receive(10, 0)]

@@ -2,7 +2,8 @@
 
 import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from secrets import token_urlsafe
 
 import pytest
 from hypothesis import example, given
@@ -93,16 +94,46 @@ def test_a_frame_of_an_unknown_version_is_told_apart() -> None:
         frames.decode_frame(bytes(body))
 
 
-def test_lines_are_split_into_as_few_frames_as_fit() -> None:
-    limit = frames.payload_limit(40 * 1024)
-    runs = frames.split(LINES * 10, limit)
-    assert [line for run in runs for line in run] == LINES * 10
-    assert all(len(b"\n".join(run)) <= limit for run in runs)
-    assert all(len(b"\n".join([*run, following[0]])) > limit for run, following in itertools.pairwise(runs))
+LIMIT = frames.body_limit(46 * 1024)
 
 
-def test_a_frame_holds_at_most_500_events() -> None:
-    assert [len(run) for run in frames.split([b"{}"] * 1001, 10**6)] == [500, 500, 1]
+def unpack(packed: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    """The lines of frames, after a check that each frame holds the announced number."""
+    opened = [[line for _, line in frames.decode_frame(body)] for _, body in packed]
+    assert [count for count, _ in packed] == [len(lines) for lines in opened]
+    return list(itertools.chain.from_iterable(opened))
+
+
+def test_events_that_compress_well_share_a_frame_up_to_1000() -> None:
+    lines = [encode_line(event) for event in make_events(2500)]
+    packed = list(frames.pack(lines, LIMIT))
+    assert [count for count, _ in packed] == [1000, 1000, 500]
+    assert unpack(packed) == lines
+
+
+def test_events_that_do_not_compress_are_cut_to_the_limit() -> None:
+    lines = [encode_line(make_event(metadata=b'{"a":"%b"}' % token_urlsafe(2000).encode())) for _ in range(300)]
+    packed = list(frames.pack(lines, LIMIT))
+    assert unpack(packed) == lines
+    assert max(len(body) for _, body in packed) <= LIMIT
+    assert len(packed) <= 2 * sum(len(body) for _, body in packed) / LIMIT + 1
+
+
+@pytest.mark.parametrize("size", [1, 1000, 31_000])
+def test_a_frame_is_never_over_the_limit(size: int) -> None:
+    limit = frames.body_limit(40 * 1024)
+    noise = [make_event(metadata=b'{"a":"%b"}' % token_urlsafe(size)[:size].encode()) for _ in range(30)]
+    lines = [encode_line(event) for pair in zip(noise, make_events(30), strict=True) for event in pair]
+    packed = list(frames.pack(lines, limit))
+    assert unpack(packed) == lines
+    assert all(len(body) <= limit for _, body in packed)
+
+
+def test_a_frame_unpacks_to_no_more_than_readers_of_version_1_take() -> None:
+    lines = [encode_line(make_event(metadata=b'{"a":"%b"}' % (b"x" * 30_000))) for _ in range(100)]
+    packed = list(frames.pack(lines, LIMIT))
+    assert unpack(packed) == lines
+    assert max(int.from_bytes(body[6:10]) for _, body in packed) <= 512 * 1024
 
 
 def test_the_largest_event_fits_the_smallest_queue_even_when_dead() -> None:
@@ -117,7 +148,7 @@ def test_the_largest_event_fits_the_smallest_queue_even_when_dead() -> None:
     )
     line = encode_line(event)
     smallest = 40 * 1024
-    assert len(line) <= frames.payload_limit(smallest)
+    assert len(frames.encode_frame([line])) <= frames.body_limit(smallest)
     record = frames.DeadRecord(
         reason="rejected", code="c" * 500, message="\0" * 500, body=b"em" * (smallest // 2 - 1024)
     )

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
         StoreUnavailable,
         Unknown,
     )
-    from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, Event, EventBatch, Identity, Position, create_event
+    from eventmill.event import (
+        MAX_TIME_MS,
+        MIN_TIME_MS,
+        Event,
+        EventBatch,
+        Identity,
+        Position,
+        create_event,
+        encode_line,
+        forget,
+    )
     from eventmill.hookspecs import HttpApp, QueueBackend, Services, StoreBackend, hookimpl
     from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Depth, Queue, Store
     from eventmill.query import EventFilter, Group, GroupBy, Metrics, MetricsQuery
@@ -74,6 +84,8 @@ __all__ = [
     "Unknown",
     "answers",
     "create_event",
+    "encode_line",
+    "forget",
     "hookimpl",
 ]
 

@@ -102,9 +102,7 @@ def create_event(
     """
     metadata = bytes(metadata).replace(b"\n", b" ").replace(b"\r", b" ")
     fields = (project, event_name, timestamp_us, event_id, channel, user_id, campaign_id, tags)
-    digest = blake2b(_encode(fields), digest_size=16)
-    digest.update(metadata)
-    content = digest.digest()
+    content = blake2b(_encode(fields) + metadata, digest_size=16).digest()
     return Event(
         project=project,
         event_name=event_name,
@@ -118,6 +116,11 @@ def create_event(
         received_at_ms=received_at_ms,
         version=received_at_ms << VERSION_HASH_BITS | int.from_bytes(content[:3]) >> (24 - VERSION_HASH_BITS),
     )
+
+
+def forget(event: Event) -> Event:
+    """What a store may keep of an erased event: identity and version. No accepted event has an empty `user_id`."""
+    return msgspec.structs.replace(event, channel="", user_id="", campaign_id="", tags=(), metadata=msgspec.Raw(b"{}"))
 
 
 def encode_line(event: Event) -> bytes:
@@ -149,20 +152,12 @@ class EventBatch:
     @classmethod
     def of(cls, events: Iterable[Event]) -> "EventBatch":
         """Batch any events; of one identity only the greatest version stays."""
-        return cls.merge((event, encode_line(event)) for event in events)
-
-    @classmethod
-    def merge(cls, pairs: Iterable[tuple[Event, bytes]]) -> "EventBatch":
-        """Batch events that are already lines; of one identity only the greatest version stays."""
-        pairs = list(pairs)
-        if len({event.event_id for event, _ in pairs}) == len(pairs):  # nearly always: then no identities are needed
-            return cls([event for event, _ in pairs], [line for _, line in pairs])
-        winners: dict[Identity, tuple[Event, bytes]] = {}
-        for event, line in pairs:
-            other = winners.setdefault(event.identity, (event, line))
-            if event.version > other[0].version:
-                winners[event.identity] = (event, line)
-        return cls([event for event, _ in winners.values()], [line for _, line in winners.values()])
+        winners: dict[Identity, Event] = {}
+        for event in events:
+            other = winners.setdefault(event.identity, event)
+            if event.version > other.version:
+                winners[event.identity] = event
+        return cls(list(winners.values()), [encode_line(event) for event in winners.values()])
 
     def take(self, indexes: Iterable[int]) -> "EventBatch":
         """The part of the batch at these positions."""

@@ -16,7 +16,7 @@ A version is read one release before it is written.
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -31,9 +31,10 @@ else:
 
 VERSION: Final = 1
 MAX_FRAME_BYTES = 60 * 1024
-MAX_FRAME_EVENTS = 500
+MAX_FRAME_EVENTS = 1000
+MAX_FRAME_LINE_BYTES = 512 * 1024  # of lines, before they are packed
 DEAD_HEADER_BYTES = 2 * 1024
-_MAX_UNPACKED_BYTES = 1024 * 1024
+_MAX_UNPACKED_BYTES = 1024 * 1024  # that a reader takes
 _COMPRESS_FROM_BYTES = 1024
 
 _HEADER = struct.Struct(">2sBBHI")
@@ -41,30 +42,52 @@ _PLAIN, _ZSTD = 0, 1
 _compressor = zstd.ZstdCompressor(level=1)
 
 
-def payload_limit(max_body_bytes: int) -> int:
-    """The bytes of lines that one frame holds, so that it fits a queue even inside a dead record."""
-    return min(MAX_FRAME_BYTES, max_body_bytes) - _HEADER.size - DEAD_HEADER_BYTES
+def body_limit(max_body_bytes: int) -> int:
+    """The bytes of a frame that a queue takes even inside a dead record."""
+    return min(MAX_FRAME_BYTES, max_body_bytes) - DEAD_HEADER_BYTES
 
 
-def split(lines: Sequence[bytes], limit_bytes: int) -> list[Sequence[bytes]]:
-    """Cut lines into runs that one frame each can hold, as few as their order allows."""
-    runs: list[Sequence[bytes]] = []
+def pack(lines: Sequence[bytes], limit_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Encode lines into frames of at most `limit_bytes`, in order; yield each frame's number of lines and its body.
+
+    How well lines compress is known only afterwards. So a run of lines is packed as a whole, and one that turns out
+    too large is packed again in equal parts.
+    """
+    for run in _split(lines):
+        yield from _fit(run, limit_bytes)
+
+
+def _split(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut lines into runs that a frame may hold, however they compress."""
     start = size = 0
     for index, line in enumerate(lines):
-        if index - start == MAX_FRAME_EVENTS or (index > start and size + len(line) > limit_bytes):
-            runs.append(lines[start:index])
+        if index - start == MAX_FRAME_EVENTS or (index > start and size + len(line) > MAX_FRAME_LINE_BYTES):
+            yield lines[start:index]
             start, size = index, 0
         size += len(line) + 1
-    runs.append(lines[start:])
-    return runs
+    yield lines[start:]
+
+
+def _fit(run: Sequence[bytes], limit_bytes: int) -> Iterator[tuple[int, bytes]]:
+    body = encode_frame(run)
+    parts = min(len(run), -(-len(body) // limit_bytes))
+    if parts == 1:
+        yield len(run), body
+        return
+    step = -(-len(run) // parts)
+    for start in range(0, len(run), step):
+        yield from _fit(run[start : start + step], limit_bytes)
 
 
 def encode_frame(lines: Sequence[bytes]) -> bytes:
-    """Pack lines, at least one, into one message body."""
+    """Encode lines, at least one, as one message body, compressed if that makes it smaller."""
     payload = b"\n".join(lines)
-    codec = _PLAIN if len(payload) < _COMPRESS_FROM_BYTES else _ZSTD
-    header = _HEADER.pack(b"em", VERSION, codec, len(lines), len(payload))
-    return header + (_compressor.compress(payload, _compressor.FLUSH_FRAME) if codec == _ZSTD else payload)
+    codec, packed = _PLAIN, payload
+    if len(payload) >= _COMPRESS_FROM_BYTES:
+        compressed = _compressor.compress(payload, _compressor.FLUSH_FRAME)
+        if len(compressed) < len(payload):
+            codec, packed = _ZSTD, compressed
+    return _HEADER.pack(b"em", VERSION, codec, len(lines), len(payload)) + packed
 
 
 def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
@@ -73,6 +96,25 @@ def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
     Raises UndecodableMessage for anything that is no frame, or one cut short or altered, and
     UnknownFrameVersion for a frame that a newer program wrote.
     """
+    count, payload = _open(body)
+    try:
+        events = decode_lines(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UndecodableMessage(f"the frame holds something that is no event: {error}") from error
+    lines = payload.split(b"\n")
+    # No JSON value holds "}" before "{", so that each of these ends of lines stands between two events: one per line.
+    if not len(events) == len(lines) == count == payload.count(b"}\n{") + 1:
+        raise UndecodableMessage(f"the frame is damaged: it announces {count} events and holds {len(lines)} lines")
+    return list(zip(events, lines, strict=True))
+
+
+def split_frame(body: bytes) -> list[bytes]:
+    """The lines of a frame, without a look at the events in them. Raises as `decode_frame` does."""
+    return _open(body)[1].split(b"\n")
+
+
+def _open(body: bytes) -> tuple[int, bytes]:
+    """The number of events that a frame announces, and its payload."""
     if body[:2] != b"em" or len(body) < 3:
         raise UndecodableMessage("not a frame: it does not start with 'em'")
     if body[2] != VERSION:
@@ -81,15 +123,9 @@ def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
         raise UndecodableMessage("the frame's header is cut short")
     _, _, codec, count, size = _HEADER.unpack_from(body)
     payload = _unpack(body[_HEADER.size :], codec, size)
-    try:
-        events = decode_lines(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UndecodableMessage(f"the frame holds something that is no event: {error}") from error
-    lines = payload.split(b"\n")
-    # No JSON value holds "}" before "{", so that each of these ends of lines stands between two events: one per line.
-    if not len(events) == len(lines) == count == payload.count(b"}\n{") + 1 or len(payload) != size:
-        raise UndecodableMessage(f"the frame is damaged: {count} events in {size} bytes were announced")
-    return list(zip(events, lines, strict=True))
+    if len(payload) != size:
+        raise UndecodableMessage(f"the frame is damaged: it announces {size} bytes and holds {len(payload)}")
+    return count, payload
 
 
 def _unpack(payload: bytes, codec: int, size: int) -> bytes:
@@ -129,10 +165,17 @@ class DeadRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: bytes = b""
 
 
-def encode_dead(record: DeadRecord) -> bytes:
-    """The record as a body for a dead queue, at most 2 KiB larger than the dead body."""
-    short = msgspec.structs.replace(record, body=b"", message=record.message[:256], code=record.code[:64])
-    return b"ed" + bytes([VERSION]) + msgspec.json.encode(short) + b"\n" + record.body
+def encode_dead(record: DeadRecord, max_bytes: int | None = None) -> bytes:
+    """The record as a body for a dead queue, at most 2 KiB larger than the dead body.
+
+    A body that would not fit into `max_bytes`, which only a foreign message can be, is cut, and the record says so.
+    """
+    body, message = record.body, record.message[:256]
+    if max_bytes is not None and len(body) + DEAD_HEADER_BYTES > max_bytes:
+        message = f"(cut from {len(body)} bytes) {message}"
+        body = body[: max_bytes - DEAD_HEADER_BYTES]
+    short = msgspec.structs.replace(record, body=b"", message=message, code=record.code[:64])
+    return b"ed" + bytes([VERSION]) + msgspec.json.encode(short) + b"\n" + body
 
 
 def is_known(body: bytes) -> bool:

@@ -4,8 +4,11 @@ How core uses a backend. `backend.open(settings)` yields it as an async context 
 driver, validates the settings and takes local locks, but touches no network, so it fails for wrong settings only.
 Everything later raises `QueueUnavailable` or `StoreUnavailable` while the service is away and heals by itself.
 All methods run on one asyncio loop and may be called concurrently. A backend never retries and never loops:
-when and how often to repeat is decided by core. Core never cancels a call under way, but for `check`, and for inserts
-of a consumer that was told to leave and has no time left.
+when and how often to repeat is decided by core.
+
+Core may cancel `check` and the questions `scan`, `find` and `metrics` at any moment: at their deadline, or when the
+client that asked has left. A cancelled call ends soon, stops what it started in the service, and disturbs no other
+call. Core cancels no other call under way, except inserts of a consumer that was told to leave and has no time left.
 """
 
 from abc import ABC, abstractmethod
@@ -92,7 +95,11 @@ class Queue(ABC):
 
     @abstractmethod
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Remove them for good. Again is harmless, and so is a lost lease. Raises QueueUnavailable."""
+        """Remove them for good. Acking again is harmless.
+
+        A lease that was lost is no error; whether the message is removed or comes again is up to the backend. An ack
+        never removes another message, even if the queue was emptied or replaced since. Raises QueueUnavailable.
+        """
 
     @abstractmethod
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
@@ -116,7 +123,7 @@ class Queue(ABC):
     async def check(self) -> list[str]:
         """Raise QueueUnavailable with the reason within two seconds, or return warnings in words.
 
-        QueueMisconfigured is the one that waiting does not mend: a wrong address, wrong credentials, missing rights.
+        Raise QueueMisconfigured for errors that retrying cannot fix, such as a wrong address or missing rights.
 
         Warnings are shown to everybody at /health/ready: no addresses, no secrets.
         """
@@ -157,12 +164,18 @@ class Store(ABC):
 
     @abstractmethod
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
-        """Forget that user's events with timestamp_ms ≤ until_ms; return about how many there were.
+        """Forget that user's events with timestamp_ms ≤ until_ms; return about how many events that hid.
 
-        Whose an event is, its greatest version says; forgotten are all the versions that are stored. A version of
-        another user that arrives later is a new event.
+        From the return on, an event whose greatest version belongs to that user is not answered, whether it was stored
+        before, is stored at the same time or arrives later, through any handle.
 
-        From now on they are neither answered nor stored, also when they arrive later. Raises StoreUnavailable.
+        The greatest version of all that ever arrived determines which user owns an event. No order of inserts and
+        erasures may change an answer: older versions of other users stay hidden behind an erased one, newer ones are
+        answered. To know that, a store may keep identity and version of an erased event, see `eventmill.forget`; all
+        else leaves the disk, which may happen in the background. Erasing delays no insert and no question.
+
+        Erasing again, also with an earlier `until_ms`, is harmless. Raises StoreUnavailable: nothing, or part of it, is
+        done; erase again.
         """
 
     @abstractmethod

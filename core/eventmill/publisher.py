@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 5.0
 ATTEMPTS = 3  # at one commit, with full jitter between them
 PAUSE_SECONDS = 0.1
 MAX_COMMITS = 8  # under way at once
-MAX_COMMIT_FRAMES = 32
+MAX_COMMIT_BYTES = 3 * frames.MAX_FRAME_LINE_BYTES  # of lines, but for a single caller with more
 _SHARE_SECONDS = 0.005  # a commit under way is waited for at most so long, so that a crowd shares the next one
 _SWEEP_SECONDS = 0.25
 
@@ -39,6 +39,7 @@ class Waiter:
         """Answer the caller, unless it was answered or went away."""
         if self.verdict.done():
             return
+        self.lines = ()  # a commit that hangs must not keep what its callers were answered long ago
         if error is None:
             self.verdict.set_result(None)
         else:
@@ -49,7 +50,7 @@ class Publisher:
     """Packs lines of many callers into frames and answers each caller once its own are durable.
 
     The first caller after a quiet moment is committed at once; then at most one commit that is not full starts
-    per linger, so that a crowd shares. Full means the payload of one frame, or 500 events.
+    per linger, so that a crowd shares. Full means as many lines, or bytes of lines, as one frame may hold.
 
     Use it as an async context manager: leaving it commits what is pending and answers every caller.
     """
@@ -63,7 +64,7 @@ class Publisher:
         self._queue = queue
         self._linger_seconds = linger_ms / 1000
         self._timeout_seconds = timeout_seconds
-        self._frame_bytes = frames.payload_limit(queue.max_body_bytes)
+        self._body_bytes = frames.body_limit(queue.max_body_bytes)
         self._pending: deque[Waiter] = deque()
         self._pending_bytes = self._pending_lines = 0
         self._waiting: deque[Waiter] = deque()  # all without a verdict, oldest first
@@ -138,13 +139,13 @@ class Publisher:
         return self._last_commit + linger - time.monotonic()
 
     def _is_full(self) -> bool:
-        return self._pending_bytes >= self._frame_bytes or self._pending_lines >= frames.MAX_FRAME_EVENTS
+        return self._pending_lines >= frames.MAX_FRAME_EVENTS or self._pending_bytes >= frames.MAX_FRAME_LINE_BYTES
 
     def _take(self) -> list[Waiter]:
         """The oldest callers that still wait, as many as one commit carries."""
         taken: list[Waiter] = []
         size = 0
-        while self._pending and size < MAX_COMMIT_FRAMES * self._frame_bytes:
+        while self._pending and size < MAX_COMMIT_BYTES:
             waiter = self._next()
             if not waiter.verdict.done():
                 taken.append(waiter)
@@ -170,13 +171,13 @@ class Publisher:
     async def _commit(self, waiters: list[Waiter]) -> None:
         """Publish the lines of these callers, and tell each whether all of its own are durable."""
         lines = [line for waiter in waiters for line in waiter.lines]
-        runs = frames.split(lines, self._frame_bytes)
-        bodies = []
-        for run in runs:
-            bodies.append(frames.encode_frame(run))
+        counts, bodies = [], []
+        for count, body in frames.pack(lines, self._body_bytes):
+            counts.append(count)
+            bodies.append(body)
             await asyncio.sleep(0)
         failed = await self._publish(bodies, waiters[-1].deadline)
-        lost = [index in failed for index, run in enumerate(runs) for _ in run]
+        lost = [index in failed for index, count in enumerate(counts) for _ in range(count)]
         start = 0
         for waiter in waiters:
             unconfirmed = any(lost[start : start + waiter.count])
@@ -189,8 +190,8 @@ class Publisher:
         wanted = list(range(len(bodies)))
         for attempt in range(ATTEMPTS):
             failed = await self._try([bodies[index] for index in wanted], deadline)
-            refused |= {wanted[index] for index, why in failed.items() if isinstance(why, Refused)}
-            wanted = [wanted[index] for index, why in failed.items() if isinstance(why, Unknown)]
+            refused |= {index for place, index in enumerate(wanted) if isinstance(failed.get(place), Refused)}
+            wanted = [index for place, index in enumerate(wanted) if isinstance(failed.get(place), Unknown)]
             pause = random.uniform(0, PAUSE_SECONDS * 2**attempt)
             if not wanted or attempt == ATTEMPTS - 1 or time.monotonic() + pause >= deadline:
                 break

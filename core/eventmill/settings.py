@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=300,
-        description="serving goes on so long after SIGTERM; default: 5 for `serve`, 0 for `run`",
+        description="seconds to keep serving after SIGTERM; default: 5 for `serve`, 0 for `run`",
     )
     retention_days: int | None = Field(
         default=None,
@@ -93,6 +93,14 @@ class PluginSettings(BaseSettings):
     def statements(self) -> str:
         """What `migrate` does, as statements for somebody with the rights to run them; "" where it does nothing."""
         return ""
+
+    def scratch(self, folder: Path) -> "PluginSettings | None":
+        """Settings for an empty store of the same kind in this folder, which another process can open; or None.
+
+        Core inserts events into it to find out whether a process survives them. Only stores that live in one process
+        need it: a store that can be shared is tried itself, since inserting an event again changes nothing.
+        """
+        return None
 
     @property
     def place(self) -> str:

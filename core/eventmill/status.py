@@ -22,7 +22,7 @@ class Status:
     """None stands for what a service cannot tell, or cannot tell now.
 
     Attributes:
-        ready, in_flight, dead: queue messages, each of up to 500 events.
+        ready, in_flight, dead: queue messages, each of up to 1,000 events.
         oldest_age_seconds: the age of the oldest message.
         drained_per_second: how many messages the backlog lost per second, new ones counted against; below 0 it grows.
         drained_in_seconds: how long the backlog takes at that rate; None where it does not shrink.
@@ -46,9 +46,15 @@ class Watch:
         self._store = store
         self._project = project
         self._backlogs: deque[tuple[float, int]] = deque()
+        self._looking: asyncio.Task[Status] | None = None
 
     async def look(self) -> Status:
-        """What is to be seen now. A service that is away, or slow, leaves its part empty."""
+        """What is to be seen now. A service that is away, or slow, leaves its part empty. Callers share one look."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="eventmill-status")
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> Status:
         newest_event_ms, depth, dead = await asyncio.gather(
             _tried(self._newest()), _tried(self._queue.depth()), _tried(self._queue.dead.depth())
         )
@@ -70,7 +76,8 @@ class Watch:
     async def _newest(self) -> int | None:
         if self._store is None:
             return None
-        newest = await self._store.scan(EventFilter(self._project, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
+        async with asyncio.timeout(LOOK_SECONDS):
+            newest = await self._store.scan(EventFilter(self._project, MIN_TIME_MS, MAX_TIME_MS + 1), None, 1)
         return newest[0].timestamp_ms if newest else None
 
 

@@ -11,9 +11,12 @@ import eventmill
 from eventmill.api import docs, health, ingest, metrics, receipts
 from eventmill.api.body import ClientGone, Reader
 from eventmill.api.errors import add_handlers, known, unknown
+from eventmill.api.questions import QueryLine
+from eventmill.budget import Budget
 from eventmill.errors import EventmillError, PluginError
 from eventmill.event import DEFAULT_PROJECT
 from eventmill.hookspecs import HttpApp, Services
+from eventmill.shutdown import Shutdown
 
 
 class App(FastAPI):
@@ -46,11 +49,12 @@ class App(FastAPI):
 
 def create_app(
     services: Services,
-    state: health.Health,
-    reader: Reader,
+    shutdown: Shutdown,
+    budget: Budget,
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
     project: str = DEFAULT_PROJECT,
+    line: QueryLine | None = None,
 ) -> FastAPI:
     """Put the routes together. Whoever calls it opens and closes the services."""
     app = App(
@@ -62,14 +66,16 @@ def create_app(
         redirect_slashes=False,
     )
     add_handlers(app)
-    app.state.receipts = receipts.Receipts(services.store)
-    one = ingest.PostEvent(services.publisher, reader, app.state.receipts, project, retention_days)
+    reader = Reader(budget, shutdown)
+    waiters = receipts.Receipts(services.store, shutdown)
+    one = ingest.PostEvent(services.publisher, reader, waiters, project, retention_days)
     many = ingest.PostBulk(services.publisher, reader, project, retention_days)
     app.add_busy("/events", one)
     app.add_busy("/events/bulk", many)
-    app.include_router(receipts.create_router(services.store, project))
-    app.include_router(metrics.create_router(services.store, project))
-    app.include_router(health.create_router(state, services, project))
+    line = line or QueryLine(shutdown)
+    app.include_router(receipts.create_router(services.store, project, line))
+    app.include_router(metrics.create_router(services.store, project, line))
+    app.include_router(health.create_router(services, shutdown, project))
     docs.add_docs(app)
     for http_app in http_apps:
         try:

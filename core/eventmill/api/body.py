@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope
 
 from eventmill.budget import Budget, Hold
 from eventmill.errors import BodyTimeout, InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+from eventmill.shutdown import Shutdown
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,16 +31,16 @@ class ClientGone(Exception):
 
 def header(scope: Scope, name: bytes) -> bytes:
     """The value of a request header in lower case, b"" where there is none; several are joined by commas."""
-    return b",".join(value for key, value in scope["headers"] if key == name).strip().lower()
+    values = [value for key, value in scope["headers"] if key == name]
+    return b",".join(values).strip().lower() if values else b""
 
 
 class Reader:
-    """Reads the bodies of all requests. When the process leaves, `stop` ends those that are not complete."""
+    """Reads the bodies of all requests. A shutdown ends those that are not complete."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, shutdown: Shutdown) -> None:
         self.budget = budget
-        self._reading: set[asyncio.Timeout] = set()
-        self._seconds = READ_SECONDS
+        self._shutdown = shutdown
 
     async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
         """The whole body, unpacked; `hold` grows with it.
@@ -51,22 +52,13 @@ class Reader:
             name = encoding.decode(errors="replace")
             raise UnsupportedEncoding(f"Content-Encoding {name!r}: send it plain, gzip or zstd")
         try:
-            async with asyncio.timeout(self._seconds) as limit:
-                self._reading.add(limit)
+            async with self._shutdown.limit(READ_SECONDS, last_seconds=LAST_SECONDS):
                 body = await _read(receive, hold)
         except TimeoutError:
             raise BodyTimeout("the body did not arrive in time") from None
-        finally:
-            self._reading.discard(limit)
         if encoding in (b"", b"identity"):
             return body
         return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
-
-    def stop(self) -> None:
-        """Wait for no body any longer."""
-        self._seconds = LAST_SECONDS
-        for limit in self._reading:
-            limit.reschedule(asyncio.get_running_loop().time() + LAST_SECONDS)
 
 
 async def _read(receive: Receive, hold: Hold) -> bytes:

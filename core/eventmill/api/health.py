@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from eventmill.errors import Unavailable
 from eventmill.hookspecs import Services
 from eventmill.interfaces import Queue, Store
+from eventmill.shutdown import Shutdown
 from eventmill.status import Watch
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class SinceStart(BaseModel):
 
 
 class Details(BaseModel):
-    """The backlog in messages of up to 500 events; null where the queue or the store cannot tell."""
+    """The backlog in messages of up to 1,000 events; null where the queue or the store cannot tell."""
 
     ready: int | None
     in_flight: int | None
@@ -62,10 +63,10 @@ class Details(BaseModel):
 
 
 class Health:
-    """Knows whether the queue and the store answer, and whether this process is leaving."""
+    """Knows whether the queue and the store answer, and whether this process shuts down."""
 
-    def __init__(self, queue: Queue, store: Store | None) -> None:
-        self.leaving = False
+    def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown) -> None:
+        self._shutdown = shutdown
         self._queue = queue
         self._store = store
         self._lock = asyncio.Lock()
@@ -80,7 +81,7 @@ class Health:
                     _check(self._queue.check), _check(store_check)
                 )
                 self._checked_at = time.monotonic()
-        usable = self._queue_part.status == "ok" and not self.leaving
+        usable = self._queue_part.status == "ok" and not self._shutdown.is_asked
         status = "unavailable" if not usable else "ok" if self._store_part.status == "ok" else "degraded"
         return Readiness(status=status, queue=self._queue_part, store=self._store_part if self._store else None)
 
@@ -101,9 +102,10 @@ async def _check(check: Callable[[], Awaitable[list[str]]]) -> Part:
         return Part(status="down", trouble=trouble)
 
 
-def create_router(health: Health, services: Services, project: str) -> APIRouter:
+def create_router(services: Services, shutdown: Shutdown, project: str) -> APIRouter:
     """The routes; `/health` and `/health/live` are fine whatever else is broken."""
     router = APIRouter(tags=["health"])
+    health = Health(services.queue, services.store, shutdown)
     watch, started = Watch(services.queue, services.store, project), time.monotonic()
 
     @router.get("/health/details", summary="How much waits, and for how long?")

@@ -1,11 +1,13 @@
 """GET /metrics: counts and unique users."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from eventmill.api.errors import ErrorAnswer
+from eventmill.api.questions import QueryLine
 from eventmill.errors import InvalidQuery, StoreUnavailable
 from eventmill.interfaces import Store
 from eventmill.query import parse_metrics_query
@@ -38,7 +40,7 @@ class MetricsAnswer(BaseModel):
     model_config = {"alias_generator": lambda name: name.rstrip("_"), "populate_by_name": True}
 
 
-def create_router(store: Store | None, project: str) -> APIRouter:
+def create_router(store: Store | None, project: str, line: QueryLine) -> APIRouter:
     """The route, over this store; without one it answers 503."""
     router = APIRouter(tags=["metrics"])
 
@@ -54,7 +56,7 @@ def create_router(store: Store | None, project: str) -> APIRouter:
         query = parse_metrics_query(project, event_name or "", start or "", end or "", group_by)
         if store is None:
             raise StoreUnavailable("this process has no store")
-        answer = await store.metrics(query)
+        answer = await line.ask(request.receive, partial(store.metrics, query))
         return MetricsAnswer(
             event_name=query.event_name,
             from_=_seconds(start or ""),
@@ -73,7 +75,7 @@ def create_router(store: Store | None, project: str) -> APIRouter:
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "a parameter is missing or wrong, or the answer would be too large"},
-    503: {"model": ErrorAnswer, "description": "the store is away: try again"},
+    503: {"model": ErrorAnswer, "description": "the store is away, or too many questions are pending: try again"},
 }
 
 

@@ -4,15 +4,18 @@ import asyncio
 import json
 import logging
 import time
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from eventmill.api.errors import ErrorAnswer
+from eventmill.api.questions import QueryLine
 from eventmill.errors import InvalidQuery, StoreUnavailable
 from eventmill.event import Event, Identity
 from eventmill.interfaces import Store
+from eventmill.shutdown import Shutdown
 from eventmill.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -25,15 +28,15 @@ _MAX_POLLED = 500  # events asked for in one question
 class Receipts:
     """Waits for events to be stored; all waiters of this process share one question per poll."""
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Store | None, shutdown: Shutdown) -> None:
         self._store = store
+        self._shutdown = shutdown
         self._waiters: dict[Identity, dict[asyncio.Future[bool], int]] = {}  # and the version that is waited for
         self._poller: asyncio.Task[None] | None = None
-        self._is_stopped = False
 
     async def wait(self, event: Event, seconds: float = WAIT_SECONDS) -> bool:
         """Whether the event, or a newer version of it, was stored within that time."""
-        if self._store is None or self._is_stopped:
+        if self._store is None:
             return False
         verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         identity = event.identity
@@ -41,7 +44,7 @@ class Receipts:
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(self._store), name="eventmill-receipts")
         try:
-            async with asyncio.timeout(seconds):
+            async with self._shutdown.limit(seconds, last_seconds=0):
                 return await verdict
         except TimeoutError:
             return False
@@ -50,14 +53,6 @@ class Receipts:
                 self._waiters[identity].pop(verdict, None)
                 if not self._waiters[identity]:
                     del self._waiters[identity]
-
-    def stop(self) -> None:
-        """The process leaves: nobody waits any longer."""
-        self._is_stopped = True
-        for waiting in self._waiters.values():
-            for verdict in waiting:
-                if not verdict.done():
-                    verdict.set_result(False)
 
     def _settle(self, event: Event) -> None:
         for verdict, version in self._waiters.get(event.identity, {}).items():
@@ -70,7 +65,9 @@ class Receipts:
             started = time.monotonic()
             wanted = list(self._waiters)[:_MAX_POLLED]
             try:
-                for event in await store.find(wanted):
+                async with asyncio.timeout(WAIT_SECONDS):
+                    found = await store.find(wanted)
+                for event in found:
                     self._settle(event)
             except Exception as error:
                 log.warning("cannot look for receipts (%s): %s", type(error).__name__, error)
@@ -94,12 +91,13 @@ class StoredEvent(BaseModel):
     received_at: float
 
 
-def create_router(store: Store | None, project: str) -> APIRouter:
+def create_router(store: Store | None, project: str, line: QueryLine) -> APIRouter:
     """The route, over this store; without one it answers 503."""
     router = APIRouter(tags=["events"])
 
     @router.get("/events", summary="Is an event stored?", responses=_RESPONSES)
     async def events(
+        request: Request,
         event_name: str | None = Query(None, description="the event's name"),
         timestamp: str | None = Query(None, description="its time: unix seconds or RFC 3339"),
         event_id: str | None = Query(None, description="its id, as it was answered when it was posted"),
@@ -114,7 +112,8 @@ def create_router(store: Store | None, project: str) -> APIRouter:
             raise InvalidQuery(f"timestamp {error}", "timestamp") from None
         if store is None:
             raise StoreUnavailable("this process has no store")
-        found = await store.find([Identity(project, event_name or "", timestamp_ms, event_id or "")])
+        identity = Identity(project, event_name or "", timestamp_ms, event_id or "")
+        found = await line.ask(request.receive, partial(store.find, [identity]))
         return [_answer(event) for event in found]
 
     return router
@@ -122,7 +121,7 @@ def create_router(store: Store | None, project: str) -> APIRouter:
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "a parameter is missing or wrong"},
-    503: {"model": ErrorAnswer, "description": "the store is away: try again"},
+    503: {"model": ErrorAnswer, "description": "the store is away, or too many questions are pending: try again"},
 }
 
 

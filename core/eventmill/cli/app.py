@@ -88,14 +88,34 @@ def crashtest(
     seconds: Annotated[float, typer.Option(min=1, help="How long events are posted.")] = 30,
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 200,
     kill9: Annotated[bool, typer.Option("--kill9", help="Crash the programs instead of stopping them.")] = False,
-    queue: Annotated[str | None, typer.Option(help="The queue; default: SQLite in a temporary folder.")] = None,
-    store: Annotated[str | None, typer.Option(help="The store; default: chDB in a temporary folder.")] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="The queue; default: EVENTMILL_QUEUE, else SQLite in a temporary folder.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store; default: EVENTMILL_STORE, else chDB in a temporary folder.")
+    ] = None,
+    outage_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CMD",
+            help="Call `CMD stop` and `CMD start` at random moments: your program that stops and starts the servers."
+            " `CMD start` is called first and last, and must do no harm while they run.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Prove that nothing is lost or doubled while the programs crash; exit 1 when anything is."""
     from eventmill.cli import crashtest as command
 
-    command.crashtest(seconds=seconds, rate=rate, kill9=kill9, queue=queue, store=store, as_json=json)
+    command.crashtest(
+        seconds=seconds,
+        rate=rate,
+        kill9=kill9,
+        queue=queue,
+        store=store,
+        outage_command=outage_command,
+        as_json=json,
+    )
 
 
 dead = typer.Typer(help="Look at dead letters, send them again, or remove them.", no_args_is_help=True)

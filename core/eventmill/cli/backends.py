@@ -1,5 +1,6 @@
 """Which queue and store the user chose, and their settings."""
 
+import json
 import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
+from pydantic import SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings
 
 from eventmill.errors import ConfigurationError
@@ -32,6 +35,18 @@ class Chosen(Generic[Opened]):
 
     def open(self) -> AbstractAsyncContextManager[Opened]:
         return open_backend(self.backend, self.settings)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make another process choose this backend with these settings."""
+        prefix = self.settings.model_config.get("env_prefix", "")
+        fields = type(self.settings).model_fields
+        found = {f"EVENTMILL_{self.kind}".upper(): self.backend.name}
+        for name in self.settings.model_fields_set:
+            value = getattr(self.settings, name)
+            # A field with an alias is a variable of core: the other process has it already.
+            if value is not None and fields[name].validation_alias is None:
+                found[f"{prefix}{name}".upper()] = _plain(value)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,13 @@ def _settings(backend: QueueBackend | StoreBackend, default: Default | None) -> 
     given = default.settings if default is not None and default.name == backend.name else {}
     kind = backend.settings
     return load(kind, **{name: value for name, value in given.items() if not is_set(kind, name)})
+
+
+def _plain(value: object) -> str:
+    """A setting as the text of a variable."""
+    secret = value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value
+    plain = to_jsonable_python(secret)
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 def _missing(kind: str, plugins: Plugins) -> str:

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from eventmill.cli.backends import Choice, choose
 from eventmill.cli.output import start_log
-from eventmill.cli.server import leave_on_signal, run_loop
-from eventmill.cli.trial import survives
-from eventmill.consumer import Consumer
+from eventmill.cli.server import freeze, run_loop, shutdown_on_signal
+from eventmill.cli.trial import try_messages
+from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.interfaces import Queue, Store
 from eventmill.settings import Settings, load
+from eventmill.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +32,30 @@ def consume() -> None:
 
 
 async def _consume(settings: Settings, choice: Choice) -> None:
-    leave = leave_on_signal()
+    shutdown = shutdown_on_signal()
     async with choice.queue.open() as queue, choice.need_store().open() as store:
-        consumer = create_consumer(settings, choice, queue, store)
+        consumer = create_consumer(settings, choice, queue, store, shutdown)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
-        consuming.add_done_callback(lambda _: leave.set())
+        consuming.add_done_callback(lambda _: shutdown.ask())  # it ends by itself only if it breaks
+        freezing = asyncio.create_task(freeze(queue), name="eventmill-freeze")
         log.info("consuming from %s into %s", choice.queue.backend.name, choice.need_store().backend.name)
-        await leave.wait()
-        consumer.stop()
+        await shutdown.wait()
+        shutdown.begin(DRAIN_SECONDS)
+        freezing.cancel()
         await consuming
 
 
-def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Store) -> Consumer:
+def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Store, shutdown: Shutdown) -> Consumer:
     """A consumer with the batches that the settings want, and as few receives as the queue's price asks for."""
     is_far = choice.queue.settings.reach == "network"
     return Consumer(
         queue,
         store,
+        shutdown,
         receive_seconds=FAR_RECEIVE_SECONDS if is_far else NEAR_RECEIVE_SECONDS,
         pause_seconds=min(PAUSE_PER_LINGER * choice.linger_ms / 1000, PAUSE_PER_BATCH * settings.batch_seconds),
         batch_rows=settings.batch_rows,
         batch_bytes=settings.batch_bytes,
         batch_seconds=settings.batch_seconds,
-        survives=survives,
+        trial=partial(try_messages, choice.need_store()),
     )

@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -17,15 +16,13 @@ from rich.progress import Progress
 from eventmill import frames
 from eventmill.cli.backends import choose_existing
 from eventmill.cli.output import print_table, start_log
+from eventmill.cli.paging import Pager
 from eventmill.errors import ConfigurationError, UndecodableMessage, UnknownFrameVersion
 from eventmill.event import Event
-from eventmill.interfaces import Delivery, Queue
-from eventmill.leases import Leases
-from eventmill.retry import Retry
+from eventmill.interfaces import Delivery
 from eventmill.settings import Settings, load
 from eventmill.times import describe, parse_time
 
-PAGE = 100
 MIN_ID = 4
 PUBLISH_SECONDS = 10.0
 
@@ -147,44 +144,27 @@ async def _work(wanted: Filter, data: Path | None, *, dry_run: bool, again: bool
     count = left = 0
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("dead letters", total=None)
-        async with _open(data) as queue:
-            async for page in _pages(queue):
-                chosen = [letter for letter in page if wanted.matches(letter)]
+        async with _open(data) as queue, Pager(queue.dead) as pager:
+            async for page in pager.pages():
+                chosen = [letter for letter in map(_read, page) if wanted.matches(letter)]
                 if chosen and not dry_run:
                     if again:
                         bodies = [letter.record.body for letter in chosen]
                         await queue.publish(bodies, time.monotonic() + PUBLISH_SECONDS)
-                    await queue.dead.ack([letter.delivery for letter in chosen])
+                    await pager.ack([letter.delivery for letter in chosen])
                 count, left = count + len(chosen), left + len(page) - len(chosen)
                 progress.update(task, advance=len(page))
     return count, left
 
 
 async def _collect(wanted: Filter, data: Path | None) -> list[Letter]:
-    async with _open(data) as queue:
-        letters = [letter async for page in _pages(queue) for letter in page if wanted.matches(letter)]
+    async with _open(data) as queue, Pager(queue.dead) as pager:
+        letters = [letter async for page in pager.pages() for letter in map(_read, page) if wanted.matches(letter)]
     return sorted(letters, key=lambda letter: letter.died_at_ms)
 
 
-async def _pages(queue: Queue) -> AsyncIterator[list[Letter]]:
-    """Every letter once that was there at the start; at the end those that are still there are given back."""
-    started_ms = time.time_ns() // 1_000_000
-    leases = Leases(queue.dead, Retry())
-    keeping = asyncio.create_task(leases.extend())
-    seen: set[tuple[str, int]] = set()
-    try:
-        while deliveries := await queue.dead.receive(PAGE, 1):
-            leases.hold(deliveries)
-            letters = [Letter(delivery, frames.decode_dead(delivery.body)) for delivery in deliveries]
-            keys = {(letter.id, letter.delivery.enqueued_at_ms) for letter in letters}
-            fresh = [letter for letter in letters if letter.delivery.enqueued_at_ms <= started_ms]
-            if not fresh or keys <= seen:
-                break
-            seen |= keys
-            yield fresh
-    finally:
-        keeping.cancel()
-        await leases.give_back()
+def _read(delivery: Delivery) -> Letter:
+    return Letter(delivery, frames.decode_dead(delivery.body))
 
 
 def _open(data: Path | None) -> Any:

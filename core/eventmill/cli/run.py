@@ -11,12 +11,16 @@ from eventmill.cli.backends import Choice, Chosen, choose, embedded
 from eventmill.cli.consume import create_consumer
 from eventmill.cli.output import start_log
 from eventmill.cli.serve import serve_api
-from eventmill.cli.server import bind, leave_on_signal, run_loop, url_of
+from eventmill.cli.server import bind, run_loop, shutdown_on_signal, url_of
+from eventmill.consumer import DRAIN_SECONDS
 from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
 from eventmill.settings import Settings, load
+from eventmill.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
+
+LEAST_DRAIN_SECONDS = 4.0
 
 _BANNER = """\
 [bold green]eventmill[/] is ready at [bold]{url}[/] (pages: {url}/docs). Ctrl-C ends it.
@@ -37,16 +41,20 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
 
 
 async def _run(settings: Settings, choice: Choice, listener: socket.socket) -> None:
-    leave = leave_on_signal()
+    shutdown, stopping = shutdown_on_signal(), Shutdown()
+    delay_seconds = settings.shutdown_delay_seconds or 0
     async with choice.queue.open() as queue, choice.need_store().open() as store:
         await _migrate(queue, store)
-        consumer = create_consumer(settings, choice, queue, store)
+        consumer = create_consumer(settings, choice, queue, store, stopping)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
-        consuming.add_done_callback(lambda _: leave.set())  # it ends by itself only when it breaks
+        consuming.add_done_callback(lambda _: shutdown.ask())  # it ends by itself only if it breaks
         _greet(url_of(listener), choice)
-        await serve_api(settings, choice, (queue, store), listener, leave, settings.shutdown_delay_seconds or 0)
-        # What only this process has must be stored before it leaves.
-        consumer.stop(empty=choice.queue.settings.reach == "process")
+        await serve_api(settings, choice, (queue, store), listener, shutdown, delay_seconds)
+        # Events that only this process holds must be stored before it ends. All of it takes less than 20 s.
+        used_seconds = max(0.0, shutdown.asked_seconds - delay_seconds)
+        stopping.begin(
+            max(LEAST_DRAIN_SECONDS, DRAIN_SECONDS - used_seconds), drain=choice.queue.settings.reach == "process"
+        )
         await consuming
 
 

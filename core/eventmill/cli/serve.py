@@ -8,17 +8,16 @@ import socket
 from contextlib import AsyncExitStack
 
 from eventmill.api.app import create_app
-from eventmill.api.body import Reader
-from eventmill.api.health import Health
 from eventmill.budget import Budget
 from eventmill.cli.backends import Choice, choose
 from eventmill.cli.output import start_log
-from eventmill.cli.server import bind, leave_on_signal, run_loop, serve_http, url_of
+from eventmill.cli.server import bind, freeze, run_loop, serve_http, shutdown_on_signal, url_of
 from eventmill.cli.workers import supervise
 from eventmill.hookspecs import Services
 from eventmill.interfaces import Queue, Store
 from eventmill.publisher import Publisher
 from eventmill.settings import Settings, load
+from eventmill.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +48,8 @@ def work(listener: socket.socket) -> None:
 
 
 async def _serve(settings: Settings, choice: Choice, listener: socket.socket) -> None:
-    leave = leave_on_signal()
-    _leave_with_parent(leave)
+    shutdown = shutdown_on_signal()
+    _stop_with_parent(shutdown)
     delay_seconds = settings.shutdown_delay_seconds
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(choice.queue.open())
@@ -60,13 +59,13 @@ async def _serve(settings: Settings, choice: Choice, listener: socket.socket) ->
             choice,
             (queue, store),
             listener,
-            leave,
+            shutdown,
             SHUTDOWN_DELAY_SECONDS if delay_seconds is None else delay_seconds,
         )
 
 
-def _leave_with_parent(leave: asyncio.Event) -> None:
-    """A worker whose supervisor was killed leaves too."""
+def _stop_with_parent(shutdown: Shutdown) -> None:
+    """Shut this worker down if its supervisor is killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -74,7 +73,7 @@ def _leave_with_parent(leave: asyncio.Event) -> None:
 
     def orphaned() -> None:
         loop.remove_reader(sentinel)
-        leave.set()
+        shutdown.ask()
 
     loop.add_reader(sentinel, orphaned)
 
@@ -84,14 +83,14 @@ async def serve_api(
     choice: Choice,
     opened: tuple[Queue, Store | None],
     listener: socket.socket,
-    leave: asyncio.Event,
+    shutdown: Shutdown,
     delay_seconds: float,
 ) -> None:
-    """Serve over open backends until `leave` is set, and answer every request that was taken."""
+    """Serve over open backends until the shutdown is asked for, and answer every request that was taken."""
     queue, store = opened
-    health = Health(queue, store)
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
-        reader = Reader(Budget(settings.memory_bytes))
-        services = Services(publisher, queue, store)
-        app = create_app(services, health, reader, choice.http_apps, settings.retention_days, settings.project)
-        await serve_http(app, listener, leave, delay_seconds, health=health, reader=reader)
+        services, budget = Services(publisher, queue, store), Budget(settings.memory_bytes)
+        app = create_app(services, shutdown, budget, choice.http_apps, settings.retention_days, settings.project)
+        freezing = asyncio.create_task(freeze(queue), name="eventmill-freeze")
+        await serve_http(app, listener, shutdown, delay_seconds)
+        freezing.cancel()

@@ -1,7 +1,8 @@
-"""An HTTP server that leaves politely: ready turns 503, serving goes on a while, then it ends."""
+"""The HTTP server. On shutdown readiness turns 503, serving goes on for the delay, and then it ends."""
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -11,10 +12,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from eventmill.api.body import Reader
-from eventmill.api.health import Health
 from eventmill.errors import ConfigurationError
+from eventmill.interfaces import Queue
 from eventmill.settings import split_address
+from eventmill.shutdown import Shutdown
 
 KEEP_ALIVE_SECONDS = 75  # longer than load balancers keep theirs, which is 60
 FINISH_SECONDS = 7  # a little more than the publisher's deadline
@@ -60,30 +61,29 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def leave_on_signal() -> asyncio.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once."""
-    leave = asyncio.Event()
+def shutdown_on_signal() -> Shutdown:
+    """A shutdown that SIGTERM or Ctrl-C asks for; a second signal ends the process at once."""
+    shutdown = Shutdown()
 
     def handle() -> None:
-        if leave.is_set():
+        if shutdown.is_asked:
             os._exit(1)
-        leave.set()
+        shutdown.ask()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, handle)
-    return leave
+    return shutdown
 
 
-async def serve_http(
-    app: FastAPI,
-    listener: socket.socket,
-    leave: asyncio.Event,
-    delay_seconds: float,
-    *,
-    health: Health,
-    reader: Reader,
-) -> None:
-    """Serve until `leave` is set; then answer what was asked, and return."""
+async def freeze(queue: Queue) -> None:
+    """Exempt everything that was loaded from garbage collection: a look through it stops all work for 0.1 s."""
+    with contextlib.suppress(Exception):
+        await queue.check()  # drivers load at their first call
+    gc.freeze()
+
+
+async def serve_http(app: FastAPI, listener: socket.socket, shutdown: Shutdown, delay_seconds: float) -> None:
+    """Serve until the shutdown is asked for and for the delay; then answer the requests under way, and return."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -91,18 +91,18 @@ async def serve_http(
         lifespan="off",
         backlog=_BACKLOG,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="eventmill-http")
-    leaving = asyncio.create_task(leave.wait())
-    await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    health.leaving = True
+    asked = asyncio.create_task(shutdown.wait())
+    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    shutdown.ask()
     if not serving.done():
         await asyncio.wait({serving}, timeout=delay_seconds)
     server.should_exit = True
-    reader.stop()
-    app.state.receipts.stop()
-    leaving.cancel()
+    shutdown.begin(FINISH_SECONDS)
     await serving

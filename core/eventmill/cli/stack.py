@@ -1,6 +1,7 @@
 """The programs of a deployment, started, killed and started again: the API and the consumer, or both in one."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from eventmill.errors import Unavailable
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
+LEAVE_SECONDS = 10.0  # after an early end
 POST_SECONDS = 10.0
 
 
@@ -50,11 +52,15 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.gather(*self._starts, return_exceptions=True)
-        for program in self._programs.values():
-            if program.returncode is None:
-                program.kill()
-                await program.wait()
-        await self._client.aclose()
+        try:
+            with contextlib.suppress(Unavailable):
+                await self.stop(LEAVE_SECONDS)  # killed ones would keep their leases
+        finally:
+            for program in self._programs.values():
+                if program.returncode is None:
+                    program.kill()
+                    await program.wait()
+            await self._client.aclose()
 
     async def post(self, event: Mapping[str, Any]) -> bool:
         """Whether the API accepted it; one that is down or refuses did not."""
@@ -89,13 +95,13 @@ class Stack:
                 raise Unavailable(f"the API does not answer. The programs said: {self._last_words()}")
             await asyncio.sleep(0.1)
 
-    async def stop(self) -> None:
-        """End all programs as a deployment does."""
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End all programs as a deployment does. Raises Unavailable when they do not end in time."""
         for program in self._programs.values():
             if program.returncode is None:
                 program.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(seconds):
                 await asyncio.gather(*(program.wait() for program in self._programs.values()))
         except TimeoutError:
             raise Unavailable(f"the programs do not end. They said: {self._last_words()}") from None

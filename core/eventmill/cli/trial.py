@@ -1,57 +1,169 @@
 """Try messages in a process of their own: whatever they do to it, the consumer lives on and knows.
 
-    python -m eventmill.cli.trial < MESSAGES
+    python -m eventmill.cli.trial FOLDER < MESSAGES
 
-The child decodes the messages and, where the store can be shared, inserts their events, which changes no number. It
-ends with 0 whatever ordinary error there is: those are the consumer's to handle. Any other end is a death.
+The child opens the store that EVENTMILL_STORE names, or a scratch store in FOLDER if it lives in one process, and says
+that it is ready. Then it reads the messages, inserts their events, and says that it is done. Errors are no deaths: they
+are the consumer's to handle. A child that ends before it is ready says nothing about the messages.
 """
 
 import asyncio
 import contextlib
+import logging
+import os
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from eventmill import frames
-from eventmill.event import EventBatch
+from eventmill.cli.backends import Chosen
+from eventmill.consumer import Verdict
+from eventmill.errors import RejectedEvents
+from eventmill.event import Event, EventBatch
+from eventmill.interfaces import Store
+from eventmill.plugins import load_plugins, open_backend
+from eventmill.settings import Settings, load
 
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
 TRIAL_SECONDS = 60.0
+_READY, _DONE = b"ready\n", b"done\n"
+_LOG = "log"
 
 
-async def survives(bodies: Sequence[bytes]) -> bool:
-    """Whether a process survives these messages."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "eventmill.cli.trial",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+async def try_messages(
+    store: Chosen[Store],
+    bodies: Sequence[bytes],
+    *,
+    start_seconds: float = START_SECONDS,
+    trial_seconds: float = TRIAL_SECONDS,
+) -> Verdict:
+    """Find out whether a process survives these messages. Never raises, but for cancellation."""
     try:
-        async with asyncio.timeout(TRIAL_SECONDS):
-            await child.communicate(msgspec.msgpack.encode(list(bodies)))
-    except TimeoutError:
-        return True  # slow is not dead
+        with tempfile.TemporaryDirectory(prefix="eventmill-trial-", ignore_cleanup_errors=True) as folder:
+            async with _child(store, Path(folder)) as child:
+                if await _next_line(child, start_seconds) == _READY:
+                    return await _verdict(child, bodies, trial_seconds)
+            log.warning("cannot try messages: the process was not ready: %s", _last_words(Path(folder)))
+    except Exception as error:  # no memory, no process, no disk, no program
+        log.warning("cannot try messages (%s): %s", type(error).__name__, error)
+    return Verdict.UNKNOWN
+
+
+@contextlib.asynccontextmanager
+async def _child(store: Chosen[Store], folder: Path) -> AsyncIterator[Process]:
+    """The process; it is killed at the end."""
+    with (folder / _LOG).open("wb") as output:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "eventmill.cli.trial", str(folder)),
+            env=os.environ | store.environment(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+        )
+    try:
+        yield child
     finally:
         if child.returncode is None:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
             await child.wait()
-    return child.returncode == 0
 
 
-async def _try(bodies: Sequence[bytes]) -> None:
-    from eventmill.cli.backends import choose
-    from eventmill.settings import Settings, load
+async def _verdict(child: Process, bodies: Sequence[bytes], seconds: float) -> Verdict:
+    assert child.stdin is not None  # noqa: S101 (it is a pipe)
+    child.stdin.write(msgspec.msgpack.encode(list(bodies)))
+    child.stdin.close()
+    line = await _next_line(child, seconds)
+    if line is None:
+        return Verdict.UNKNOWN
+    return Verdict.SURVIVED if line == _DONE else Verdict.DIED
 
-    events = EventBatch.merge([pair for body in bodies for pair in frames.decode_frame(body)])
-    store = choose(load(Settings)).need_store()
-    if store.settings.reach != "process":
-        async with store.open() as opened:
-            await opened.insert(events)
+
+async def _next_line(child: Process, seconds: float) -> bytes | None:
+    """What the child says next, nothing when it has ended, or None when it says nothing in time."""
+    assert child.stdout is not None  # noqa: S101 (it is a pipe)
+    try:
+        async with asyncio.timeout(seconds):
+            return await child.stdout.readline()
+    except TimeoutError:
+        return None
+
+
+def _last_words(folder: Path) -> str:
+    return "".join((folder / _LOG).read_text(errors="replace").splitlines()[-1:]) or "it said nothing"
+
+
+# the child
+
+
+async def _try(folder: Path, answers: BinaryIO) -> None:
+    async with AsyncExitStack() as opened:
+        store = await _open(opened, folder / "store")
+        answers.write(_READY)
+        batch = _decode(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[bytes]))
+        if store is not None:
+            with contextlib.suppress(Exception):
+                await _insert(store, batch)
+        answers.write(_DONE)
+
+
+async def _open(opened: AsyncExitStack, folder: Path) -> Store | None:
+    """A store that takes events, or None if the chosen one is out of reach and knows no scratch store."""
+    backend = load_plugins().store(load(Settings).store or "")
+    settings = load(backend.settings)
+    scratch = settings.scratch(folder)
+    if scratch is None and settings.reach == "process":
+        return None
+    store = await opened.enter_async_context(open_backend(backend, scratch or settings))
+    if scratch is not None:
+        await store.migrate()
+    await store.check()
+    return store
+
+
+def _decode(bodies: Sequence[bytes]) -> EventBatch:
+    """The events of all messages that can be decoded; one that cannot hides no other."""
+    events: list[Event] = []
+    for body in bodies:
+        with contextlib.suppress(Exception):
+            events += [event for event, _ in frames.decode_frame(body)]
+    return EventBatch.of(events)
+
+
+async def _insert(store: Store, batch: EventBatch) -> None:
+    """Insert every event that the store takes; one that it rejects hides no other."""
+    parts = [batch] if len(batch) else []
+    while parts:
+        part = parts.pop()
+        try:
+            await store.insert(part)
+        except RejectedEvents:
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part.take(range(middle)), part.take(range(middle, len(part)))]
+
+
+def main() -> None:
+    """Be the child."""
+    # The messages alone decide: whoever stops the consumer stops this process by way of the consumer.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.alarm(int(START_SECONDS + TRIAL_SECONDS) * 2)  # in case the consumer was killed
+    with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
+        os.dup2(2, 1)  # libraries that print must not answer
+        asyncio.run(_try(Path(sys.argv[1]), answers))
+    shutil.rmtree(sys.argv[1], ignore_errors=True)  # whoever still waits has killed this process by now
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(Exception):
-        asyncio.run(_try(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[bytes])))
+    main()

@@ -1,7 +1,9 @@
 """The suite that every store must pass."""
 
 import asyncio
+import itertools
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -145,6 +147,7 @@ class StoreContract(Contract):
         assert await scan_all(store, everything(event_names=(text,))) == []
         answer = await store.metrics(question(text, "channel", project=short))
         assert answer.groups == (Group(short, 1, 1),)
+        assert await store.find([hostile.identity]) == [hostile]
         before = Position(hostile.timestamp_ms, text, short)
         assert await store.scan(everything(short), before, 10) == []
         assert await store.erase(short, text, NOON_MS) == 1
@@ -261,7 +264,9 @@ class StoreContract(Contract):
         events = make_events(500)
         crowd = [make_event(event_id=f"{number}") for number in range(50)]  # in one millisecond
         await insert(store, [*events, *crowd, make_event(project="other", event_id="7")])
-        wanted = [*events[::50], *crowd[7:9]]
+        ends = [make_event(timestamp_ms=time_ms) for time_ms in (MIN_TIME_MS, MAX_TIME_MS)]
+        await insert(store, ends)
+        wanted = [*events[::50], *crowd[7:9], *ends]
         missing = [make_event(event_id="missing"), make_event(event_name="missing", event_id="7")]
         found = await store.find([event.identity for event in [*wanted, *missing]])
         assert in_order(found) == in_order(wanted)
@@ -338,6 +343,29 @@ class StoreContract(Contract):
         await asyncio.gather(*(job for start in range(0, 2000, 50) for job in (write(start), read())))
         assert sum([(await store.metrics(question(name))).total_count for name in names]) == len(events)
 
+    async def test_questions_that_are_cancelled_disturb_no_others(self, store: Store) -> None:
+        events = make_events(2000)
+        await insert(store, events)
+        query, known = question("sign_up", "channel"), [event.identity for event in events[:50]]
+
+        def ask() -> list[asyncio.Task[Any]]:
+            questions = (store.metrics(query), store.find(known), store.scan(everything(), None, 100))
+            return [asyncio.ensure_future(call) for call in questions]
+
+        async with asyncio.timeout(20):
+            for milliseconds in (0, 1, 2, 5, 10, 20):
+                tasks = [task for _ in range(5) for task in ask()]
+                await asyncio.wait(tasks, timeout=milliseconds / 1000)
+                for task in tasks:
+                    task.cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+                assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == []
+                await insert(store, events[:10])
+            counted, found, page = await asyncio.gather(*ask())
+        assert counted == answers.count(events, query)
+        assert in_order(found) == in_order(events[:50])
+        assert page == in_order(events)[:100]
+
     # erasing
 
     async def test_an_erased_user_is_neither_scanned_nor_counted(self, store: Store) -> None:
@@ -374,16 +402,79 @@ class StoreContract(Contract):
         await insert(store, events)
         assert await scan_all(store, everything()) == [events[2]]
 
-    @pytest.mark.parametrize("reverse", [False, True])
-    async def test_an_erasure_looks_at_the_newest_version_alone(self, store: Store, reverse: bool) -> None:
-        # Two users sent the same event: who sent it last has it, and takes the other's version along.
-        first = make_event(event_id="same", user_id="kept" if reverse else "gone")
-        second = make_event(event_id="same", user_id="gone" if reverse else "kept", received_at_ms=NOON_MS + 60_000)
-        await insert(store, [first])
-        await insert(store, [second])
-        assert await store.erase("default", "gone", NOON_MS) == int(reverse)
-        assert await scan_all(store, everything()) == ([] if reverse else [second])
-        assert (await store.metrics(question())).total_count == int(not reverse)
+    @pytest.mark.parametrize("users", ["gone kept", "kept gone", "kept gone kept", "gone kept gone", "kept kept gone"])
+    async def test_the_greatest_version_says_whose_an_event_is_in_any_order(self, store: Store, users: str) -> None:
+        """Versions of one event by several users, in every order, with the erasure at every moment between them."""
+        owners = users.split()
+        orders = list(itertools.permutations(range(len(owners))))
+        moments = range(len(owners) + 1)
+
+        async def arrive(step: int, erased: bool) -> None:
+            await insert(
+                store,
+                [
+                    make_event(event_id=f"{order} {moment}", user_id=owners[late], received_at_ms=NOON_MS + late)
+                    for order in orders
+                    for moment in moments
+                    if (step >= moment) == erased
+                    for late in [order[step]]
+                ],
+            )
+
+        for step in range(len(owners)):
+            await arrive(step, erased=False)
+        await store.erase("default", "gone", NOON_MS)
+        for step in range(len(owners)):
+            await arrive(step, erased=True)
+        total = len(orders) * len(moments) if owners[-1] == "kept" else 0
+        assert {event.user_id for event in await scan_all(store, everything())} <= {"kept"}
+        assert (await store.metrics(question())).total_count == total
+        found = await store.find(
+            [make_event(event_id=f"{order} {moment}").identity for order in orders for moment in moments]
+        )
+        assert {event.received_at_ms - NOON_MS for event in found} == ({len(owners) - 1} if total else set())
+
+    async def test_an_erasure_beside_inserts_takes_all_of_the_user_and_nothing_else(
+        self, store: Store, settings: Any
+    ) -> None:
+        """Two handles insert while the user is erased; no insert waits for that."""
+        until_ms = NOON_MS + HOUR_MS
+        batches = [
+            [
+                make_event(user_id=user_id, event_id=f"{user_id} {number} {n}", timestamp_ms=until_ms + late)
+                for user_id, late in (("gone", 0), ("gone", 1), ("kept", 0), ("kept", 1))
+                for n in range(25)
+            ]
+            for number in range(60)
+        ]
+        slowest = 0.0
+
+        async def write(handle: Store, todo: Sequence[list[Event]]) -> None:
+            nonlocal slowest
+            for batch in todo:
+                started = time.monotonic()
+                await insert(handle, batch)
+                slowest = max(slowest, time.monotonic() - started)
+
+        async def erase(handle: Store) -> None:
+            while not await handle.scan(everything(), None, 1):
+                pass
+            for _ in range(3):
+                await handle.erase("default", "gone", until_ms)
+                seen = await scan_all(handle, EventFilter("default", until_ms, until_ms + 1))
+                assert {event.user_id for event in seen} <= {"kept"}
+
+        async with self.another(store, settings) as second:
+            await asyncio.gather(write(store, batches[::2]), write(second, batches[1::2]), erase(second), erase(store))
+            expected = [
+                event
+                for batch in batches
+                for event in batch
+                if (event.user_id, event.timestamp_ms) != ("gone", until_ms)
+            ]
+            for handle in (store, second):
+                assert await scan_all(handle, everything()) == in_order(expected)
+        assert slowest < 5
 
     async def test_erasing_again_only_extends_the_erasure(self, store: Store) -> None:
         event = make_event(user_id="gone")

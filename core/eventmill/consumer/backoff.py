@@ -1,0 +1,98 @@
+"""Wait between attempts, and stop attempting while everything fails."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from eventmill.errors import EventmillError, QueueMisconfigured, RejectedEvents, StoreMisconfigured
+from eventmill.shutdown import Shutdown
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_SECONDS = (0.2, 30.0)
+_LAST_PAUSE_SECONDS = 1.0  # the longest pause while the process shuts down
+
+
+class Backoff:
+    """Full-jitter backoff from 0.2 to 30 s, for as long as it takes.
+
+    Nothing here ends by itself: the shutdown's time limit cancels whatever still waits.
+    """
+
+    def __init__(self, shutdown: Shutdown) -> None:
+        self._shutdown = shutdown
+
+    async def retry(self, trouble: str, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeat the operation until it succeeds; return its result."""
+        failures = 0
+        while True:
+            try:
+                return await operation()
+            except Exception as error:
+                await self.pause(trouble, error, failures)
+                failures += 1
+
+    async def pause(self, trouble: str, error: Exception, failures: int) -> None:
+        """Log the failure and wait; less long while the process shuts down."""
+        report(trouble, error)
+        first, longest = BACKOFF_SECONDS
+        seconds = random.uniform(0, min(longest, first * 2 ** min(failures, 16)))
+        if self._shutdown.is_asked:
+            await asyncio.sleep(min(seconds, _LAST_PAUSE_SECONDS))
+        else:
+            await self._shutdown.sleep(seconds)
+
+
+def report(trouble: str, error: Exception) -> None:
+    """Log a failure: as an error if somebody must act, with a traceback if it is unexpected."""
+    is_expected = isinstance(error, EventmillError)
+    needs_action = not is_expected or isinstance(error, StoreMisconfigured | QueueMisconfigured)
+    level = logging.ERROR if needs_action else logging.WARNING
+    log.log(level, "%s (%s): %s", trouble, type(error).__name__, error, exc_info=None if is_expected else error)
+
+
+class Breaker:
+    """While closed, calls run concurrently. After a failure it is open: one call at a time, until one succeeds."""
+
+    def __init__(self) -> None:
+        self._closed = asyncio.Event()
+        self._closed.set()
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    def close(self) -> None:
+        """Let calls run concurrently again: something succeeded."""
+        self._closed.set()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until it is closed, or so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+
+    async def call(self, operation: Callable[[], Awaitable[None]]) -> None:
+        """Run the operation; whether it fails or not opens or closes the breaker. A rejection counts as an answer."""
+        if self.is_closed:
+            await self._call(operation)
+        else:
+            async with self._turn:
+                await self._call(operation)
+
+    async def _call(self, operation: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await operation()
+        except RejectedEvents:
+            self._closed.set()
+            raise
+        except Exception:
+            self._closed.clear()
+            raise
+        self._closed.set()

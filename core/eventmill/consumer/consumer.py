@@ -1,0 +1,196 @@
+"""Consumer: the parts put together, and the batches cut."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from eventmill.consumer.backoff import Backoff, Breaker
+from eventmill.consumer.dead_letters import DeadLetters
+from eventmill.consumer.inserter import Inserter
+from eventmill.consumer.leases import Leases
+from eventmill.consumer.messages import Buffer, Kind, Message, cut, latest
+from eventmill.consumer.quarantine import Quarantine
+from eventmill.consumer.receiver import Receiver
+from eventmill.consumer.trials import Trial, Trials
+from eventmill.interfaces import Queue, Store
+from eventmill.shutdown import Shutdown
+
+INSERTS = 2  # under way at once
+BUFFER_EVENTS = 50_000
+BUFFER_BYTES = 64 * 1024 * 1024
+RECEIVE_MESSAGES = 100
+IDLE_SECONDS = 10.0  # a message that comes ends the wait
+DRAIN_SECONDS = 16.0  # with what releasing may take, the process has ended within 20
+
+
+class Consumer:
+    """Moves events from a queue into a store. A delivery is acked only when each of its events is settled.
+
+    Args:
+        shutdown: ends `run`: what is held by then is inserted and acked within the shutdown's time, or released.
+        trial: tries messages that were received too often in a subprocess; without it they are only settled alone.
+        batch_rows, batch_bytes, batch_seconds: a batch waits until it has so many rows or bytes, or is so old.
+        receive_seconds: how long one receive may wait for a message.
+        receive_messages: how many messages one receive asks for.
+        pause_seconds: the pause after a receive that brought less than was asked for, where a call costs money.
+        buffer_events, buffer_bytes: nothing is received while so much waits for an insert.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        store: Store,
+        shutdown: Shutdown,
+        *,
+        trial: Trial | None = None,
+        batch_rows: int = 20_000,
+        batch_bytes: int = 8 * 1024 * 1024,
+        batch_seconds: float = 1.0,
+        receive_seconds: float = 1.0,
+        receive_messages: int = RECEIVE_MESSAGES,
+        pause_seconds: float = 0.0,
+        buffer_events: int = BUFFER_EVENTS,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._shutdown = shutdown
+        self._trials = Trials(trial)
+        self._batch_rows = batch_rows
+        self._batch_bytes = batch_bytes
+        self._batch_seconds = batch_seconds
+        self._receive_seconds = receive_seconds
+        self._receive_messages = receive_messages
+        self._pause_seconds = pause_seconds
+        self._backoff = Backoff(shutdown)
+        self._breaker = Breaker()
+        self._leases = Leases(queue, self._backoff, shutdown)
+        self._inserter = Inserter(store, self._breaker, self._backoff)
+        self._buffer = Buffer(buffer_events, buffer_bytes)
+        self._buffer_events = buffer_events
+        self._slots = asyncio.Semaphore(INSERTS)
+
+    async def run(self) -> None:
+        """Consume until the shutdown. Nothing is received before the store's check has passed.
+
+        On an unexpected error, release the messages that are held, and raise it.
+        """
+        try:
+            async with self._shutdown.limit(), asyncio.TaskGroup() as group:
+                keep_alive = group.create_task(self._leases.keep_alive(), name="eventmill-leases")
+                if await self._is_store_ready():
+                    await self._move()
+                keep_alive.cancel()
+        except TimeoutError:
+            if self._shutdown.deadline == float("inf"):
+                raise
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        finally:
+            await self._leases.close()
+
+    async def _is_store_ready(self) -> bool:
+        """Wait until the store passes its check; return False if a shutdown without draining comes first."""
+        failures = 0
+        while self._shutdown.drain or not self._shutdown.is_asked:
+            try:
+                await self._store.check()
+            except Exception as error:
+                await self._backoff.pause("the store is not ready", error, failures)
+                failures += 1
+            else:
+                return True
+        return False
+
+    async def _move(self) -> None:
+        """Receive and settle until nothing more comes. Each group waits for those that were opened after it."""
+        async with (
+            asyncio.TaskGroup() as publishing,
+            asyncio.TaskGroup() as isolating,
+            asyncio.TaskGroup() as inserting,
+        ):
+            dead_letters = DeadLetters(self._queue, self._leases, self._backoff, publishing)
+            quarantine = Quarantine(
+                self._inserter,
+                self._breaker,
+                self._leases,
+                dead_letters,
+                self._trials,
+                isolating,
+                self._buffer_events // 2,
+            )
+            receiver = Receiver(
+                self._queue,
+                self._buffer,
+                self._leases,
+                dead_letters,
+                self._breaker,
+                self._backoff,
+                self._shutdown,
+                messages=self._receive_messages,
+                wait_seconds=self._receive_seconds,
+                pause_seconds=self._pause_seconds,
+            )
+            inserting.create_task(receiver.run(), name="eventmill-receiver")
+            await self._settle_all(quarantine, inserting, isolating)
+
+    async def _settle_all(
+        self, quarantine: Quarantine, inserting: asyncio.TaskGroup, isolating: asyncio.TaskGroup
+    ) -> None:
+        """Cut the buffer into batches and settle them, two at once, until nothing more comes."""
+        while self._buffer or not self._buffer.is_closed:
+            self._buffer.changed.clear()
+            kind, wait_seconds = self._next(quarantine)
+            if kind is None:
+                await self._buffer.wait(wait_seconds)
+                continue
+            if kind is Kind.SUSPECT:
+                suspects = self._buffer.take(kind, self._batch_rows, self._batch_bytes)
+                quarantine.is_trying = True
+                isolating.create_task(self._try(quarantine, suspects))
+            else:
+                await self._slots.acquire()
+                messages = self._buffer.take(kind, self._batch_rows, self._batch_bytes)
+                inserting.create_task(self._settle(quarantine, messages))
+
+    def _next(self, quarantine: Quarantine) -> tuple[Kind | None, float]:
+        """Which kind of message to settle now, and if none, for how long to wait."""
+        now, wait_seconds = time.monotonic(), IDLE_SECONDS
+        due: list[tuple[float, Kind]] = []
+        for kind in Kind:
+            oldest_at = self._buffer.oldest_at(kind)
+            if oldest_at is None or (kind is Kind.SUSPECT and quarantine.is_trying):
+                continue
+            left = oldest_at + self._batch_seconds - now
+            is_full = not self._buffer.free_events or self._buffer.holds(kind, self._batch_rows, self._batch_bytes)
+            if left <= 0 or is_full or self._buffer.is_closed or self._shutdown.is_asked:
+                due.append((oldest_at, kind))
+            wait_seconds = min(wait_seconds, left)
+        return (min(due)[1], 0.0) if due else (None, wait_seconds)
+
+    async def _try(self, quarantine: Quarantine, suspects: Sequence[Message]) -> None:
+        try:
+            await quarantine.try_suspects(suspects)
+        finally:
+            quarantine.is_trying = False
+            self._buffer.changed.set()
+
+    async def _settle(self, quarantine: Quarantine, messages: Sequence[Message]) -> None:
+        """Store the events of the messages and ack them; messages that the store does not take are isolated."""
+        try:
+            rows = latest([row for message in messages for row in message.rows])
+            for part in cut(rows, self._batch_rows, self._batch_bytes):
+                if not await self._inserter.insert(part):
+                    quarantine.isolate(messages)
+                    return
+            await self._leases.ack([message.delivery for message in messages])
+        finally:
+            self._slots.release()
+
+
+def _first(errors: BaseExceptionGroup) -> BaseException:
+    """The error that ended a group of tasks."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

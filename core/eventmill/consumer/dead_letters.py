@@ -1,0 +1,122 @@
+"""The only way into the dead letters, and for unreadable messages the way there."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from eventmill import frames
+from eventmill.consumer.backoff import Backoff
+from eventmill.consumer.leases import Leases
+from eventmill.consumer.messages import Message, open_message
+from eventmill.errors import PartialFailure, Refused, UnknownFrameVersion
+from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Queue
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 5.0
+_PAGE = 100  # letters that are published at once
+MAX_WAITING = 100  # messages that wait for the dead queue; more go back to the main queue for a while
+CROWDED_DELAY_SECONDS = 10.0
+UNKNOWN_VERSION_DELAY_SECONDS = 60.0
+
+
+class Letter(NamedTuple):
+    """Why a body is dead: the reason of its record, and the error."""
+
+    reason: str
+    body: bytes
+    error: Exception
+
+
+class DeadLetters:
+    """Publishes dead letters in tasks of `group`, so that a dead queue that is away holds up nothing else."""
+
+    def __init__(self, queue: Queue, leases: Leases, backoff: Backoff, group: asyncio.TaskGroup) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._backoff = backoff
+        self._group = group
+        self._waiting = 0
+
+    def dead_letter(self, delivery: Delivery, letters: Sequence[Letter]) -> None:
+        """Publish a record for each letter, then ack the delivery that they came from."""
+        if self._waiting >= MAX_WAITING:
+            self.release([delivery], CROWDED_DELAY_SECONDS)
+            return
+        self._waiting += 1
+        log.error("%d dead letter(s); the first one (%s): %s", len(letters), letters[0].reason, letters[0].error)
+        self._group.create_task(self._settle(delivery, [self._record(delivery, letter) for letter in letters]))
+
+    def release(self, deliveries: Sequence[Delivery], delay_seconds: float) -> None:
+        """Give messages back to the queue for a while."""
+        self._group.create_task(self._leases.release(deliveries, delay_seconds))
+
+    def open(self, delivery: Delivery) -> Message | None:
+        """Decode a message. Dead-letter one that cannot be read, and release one that a newer program wrote."""
+        body = original_body(delivery)
+        try:
+            return open_message(delivery, body)
+        except UnknownFrameVersion as error:
+            log.error("%s: upgrade the consumers first; the message is kept", error)
+            self.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
+        except MemoryError:
+            log.error("no memory to decode a message: it goes back to the queue")
+            self.release([delivery], CROWDED_DELAY_SECONDS)
+        except Exception as error:  # whatever it is: the messages beside it must not suffer from it
+            self.dead_letter(delivery, [Letter("undecodable", body, error)])
+        return None
+
+    def _record(self, delivery: Delivery, letter: Letter) -> frames.DeadRecord:
+        return frames.DeadRecord(
+            reason=letter.reason,
+            code=type(letter.error.__cause__ or letter.error).__name__,
+            message=str(letter.error),
+            attempts=delivery.attempts,
+            origin=type(self._queue).__name__,
+            enqueued_at_ms=delivery.enqueued_at_ms,
+            died_at_ms=time.time_ns() // 1_000_000,
+            body=letter.body,
+        )
+
+    def _encode(self, record: frames.DeadRecord) -> bytes:
+        """The record; of a foreign message that leaves no room for it the body alone, or what fits of it."""
+        limit = self._queue.dead.max_body_bytes
+        encoded = frames.encode_dead(record)
+        if len(encoded) <= limit:
+            return encoded
+        return record.body if len(record.body) <= limit else frames.encode_dead(record, limit)
+
+    async def _settle(self, delivery: Delivery, records: list[frames.DeadRecord]) -> None:
+        try:
+            bodies = [self._encode(record) for record in records]
+            await self._backoff.retry("cannot dead-letter", lambda: self._publish(bodies, records))
+            await self._leases.ack([delivery])
+        finally:
+            self._waiting -= 1
+
+    async def _publish(self, bodies: list[bytes], records: list[frames.DeadRecord]) -> None:
+        """Publish the bodies, and take those that were confirmed out of both lists; the rest is for the next attempt.
+
+        A body that the queue refuses is cut to what every queue takes.
+        """
+        while bodies:
+            page, partial = bodies[:_PAGE], None
+            try:
+                await self._queue.dead.publish(page, time.monotonic() + PUBLISH_SECONDS)
+            except PartialFailure as failure:
+                partial = failure
+            for index in reversed(range(len(page))):
+                why = partial.failed.get(index) if partial else None
+                if why is None:
+                    del bodies[index], records[index]
+                elif isinstance(why, Refused):
+                    bodies[index] = frames.encode_dead(records[index], MIN_BODY_BYTES)
+            if partial:
+                raise partial
+
+
+def original_body(delivery: Delivery) -> bytes:
+    """The body; of a dead letter that the queue's own means moved back, the body inside it."""
+    return frames.decode_dead(delivery.body).body if frames.is_dead(delivery.body) else delivery.body

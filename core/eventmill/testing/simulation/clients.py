@@ -1,0 +1,73 @@
+"""The clients of a simulated API, and what they were promised."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from eventmill import Event, create_event
+from eventmill.errors import EventmillError
+from eventmill.event import encode_line
+from eventmill.publisher import Publisher
+from eventmill.testing.simulation.clock import EPOCH_SECONDS
+from eventmill.testing.simulation.plan import Post
+from eventmill.testing.simulation.world import Process, World
+
+_TRIES = 3
+_PAUSE_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What clients sent, and when it was accepted."""
+
+    posted: dict[str, Event] = field(default_factory=dict)
+    accepted_at: dict[str, float] = field(default_factory=dict)
+    poison: set[bytes] = field(default_factory=set)
+
+
+class Clients:
+    """Post events as the plan says.
+
+    Attributes:
+        api: the process that takes posts now, and its publisher.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.ledger = Ledger()
+        self.api: tuple[Process, Publisher] | None = None
+        self._world = world
+
+    async def post(self, number: int, post: Post) -> None:
+        """Post events as a client does: again after a failure, and not for ever."""
+        await asyncio.sleep(post.at)
+        bad = [post.bad] + (post.count - 1) * ["" if post.bad == "killer" else post.bad]
+        events = [self._event(f"{number}-{index}", kind) for index, kind in enumerate(bad)]
+        for _ in range(_TRIES):
+            if await self._is_accepted(events):
+                self._world.tell(f"accepted: {post.count} {post.bad or 'good'} event(s) {number}-…")
+                self.ledger.accepted_at |= {event.event_id: self._world.now for event in events}
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _is_accepted(self, events: list[Event]) -> bool:
+        if self.api is None:
+            return False
+        process, publisher = self.api
+        try:
+            await publisher.publish([encode_line(event) for event in events])
+        except EventmillError:
+            return False
+        return process.alive  # a process that died meanwhile has answered nobody
+
+    def _event(self, event_id: str, bad: str) -> Event:
+        now_ms = int((EPOCH_SECONDS + self._world.now) * 1000)
+        event = create_event(
+            project="default",
+            event_name="simulated",
+            timestamp_us=now_ms * 1000,
+            channel="simulation",
+            user_id=bad or "good",
+            received_at_ms=now_ms,
+            event_id=event_id,
+        )
+        self.ledger.posted[event_id] = event
+        return event
