@@ -5,7 +5,12 @@
 It speaks AWS JSON 1.0 and keeps the limits byte for byte: ten entries and 1 MiB per call, allowed characters, in-flight
 cap, twelve hours of visibility. Order is best effort, as Amazon's; a stale receipt handle deletes nothing and says so
 nowhere. POST /faults {"action" or "*", "kind", "after", "count"} makes calls fail, all of them with a count of -1; the
-kinds are cut, lost, slow, error, deny, throttle, partial, refuse, duplicate. GET /usage counts calls and billing units.
+kinds are cut, lost, slow, hang, error, deny, throttle, partial, refuse, duplicate, short. GET /usage counts calls and
+billing units.
+
+With "short" a receive brings fewer messages than exist, as on Amazon's servers: messages are spread over eight, a call
+gets at most two from each, and only some of the servers answer in time. A short poll asks some whether they have
+messages or not, so it may bring none; a long poll brings at least one.
 """
 
 import asyncio
@@ -18,7 +23,8 @@ import random
 import re
 import sys
 import time
-from collections import Counter, deque
+import uuid
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,12 +36,16 @@ MAX_BYTES = 1024 * 1024
 IN_FLIGHT = 120_000
 TWELVE_HOURS = 43_200
 ACCESS_KEY = "test"
+SERVERS = 8
+MESSAGES_PER_SERVER = 2  # that a call which answers short gets from one server
+LONG_POLL_SERVERS, SHORT_POLL_SERVERS = 5, 3  # that answer such a call in time, at most
+_SAMPLED = 200  # of the oldest messages
 _CHARACTERS = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DEFAULTS = {"MessageRetentionPeriod": "345600", "VisibilityTimeout": "30", "MaximumMessageSize": str(MAX_BYTES)}
 
 
 ACTIONS = {"create_queue", "get_queue_url", "get_queue_attributes", "set_queue_attributes", "receive_message"}
-ACTIONS |= {"send_message", "delete_message", "change_message_visibility"}
+ACTIONS |= {"delete_queue", "send_message", "delete_message", "change_message_visibility"}
 
 
 class Failure(Exception):
@@ -50,6 +60,7 @@ class Failure(Exception):
 class Message:
     body: str
     sent_ms: int
+    server: int
     receives: int = 0
     received_at: float = 0.0
     visible_at: float = 0.0
@@ -112,6 +123,8 @@ class Server:
             self.authorise(request, fault)
             if fault == "slow":
                 await asyncio.sleep(7)
+            if fault == "hang":
+                await asyncio.sleep(600)
             answer = await self.answer(action, json.loads(body), fault)
         except Failure as failure:
             self.count(action, body, b"")
@@ -199,6 +212,10 @@ class Server:
             raise Failure("QueueAlreadyExists", "A queue already exists with the same name and a different value")
         return {"QueueUrl": queue.url}
 
+    def delete_queue(self, queue: FakeQueue, data: dict[str, Any]) -> dict[str, Any]:
+        del self.queues[queue.name]
+        return {}
+
     def get_queue_url(self, data: dict[str, Any]) -> dict[str, Any]:
         if data["QueueName"] not in self.queues:
             raise Failure("AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
@@ -224,8 +241,8 @@ class Server:
             raise Failure("InvalidParameterValue", "One or more parameters are invalid: message length")
         if _CHARACTERS.search(body):
             raise Failure("InvalidMessageContents")
-        key = f"m{next(self.numbers)}"
-        queue.messages[key] = Message(body, time.time_ns() // 1_000_000)
+        key = str(uuid.uuid4())
+        queue.messages[key] = Message(body, time.time_ns() // 1_000_000, self.random.randrange(SERVERS))
         queue.show(key)
         return {"MessageId": key, "MD5OfMessageBody": hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()}
 
@@ -239,7 +256,7 @@ class Server:
             if queue.in_flight() >= IN_FLIGHT and not wait:
                 raise Failure("OverLimit")
             if queue.ready and queue.in_flight() < IN_FLIGHT:
-                return {"Messages": list(self.take(queue, count, data, fault))}
+                return {"Messages": list(self.take(queue, self.choose(queue, count, wait, fault), data, fault))}
             left = until - time.monotonic()
             if left <= 0:
                 return {}
@@ -248,12 +265,33 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(queue.arrival.wait(), max(0.001, min(left, soonest)))
 
-    def take(self, queue: FakeQueue, count: int, data: dict[str, Any], fault: str) -> Iterable[dict[str, Any]]:
-        lease = data.get("VisibilityTimeout", int(queue.attributes["VisibilityTimeout"]))
+    def choose(self, queue: FakeQueue, count: int, wait: int, fault: str) -> list[str]:
+        """Take keys out of the line: about the oldest, or with "short" what some of the servers hand over."""
+        if fault == "short":
+            keys = self.sample(queue, is_long=wait > 0)[:count]
+            for key in keys:
+                queue.ready.remove(key)
+            return keys
+        keys = []
         for _ in range(min(count, len(queue.ready))):
             place = self.random.randrange(min(20, len(queue.ready)))
             key, queue.ready[place] = queue.ready[place], queue.ready[0]
             queue.ready.popleft()
+            keys.append(key)
+        return keys
+
+    def sample(self, queue: FakeQueue, *, is_long: bool) -> list[str]:
+        held: dict[int, list[str]] = defaultdict(list)
+        for key in itertools.islice(queue.ready, _SAMPLED):
+            held[queue.messages[key].server].append(key)
+        servers = list(held) if is_long else range(SERVERS)
+        most = LONG_POLL_SERVERS if is_long else SHORT_POLL_SERVERS
+        heard = self.random.sample(servers, min(len(servers), self.random.randint(1, most)))
+        return [key for server in heard for key in held[server][:MESSAGES_PER_SERVER]]
+
+    def take(self, queue: FakeQueue, keys: list[str], data: dict[str, Any], fault: str) -> Iterable[dict[str, Any]]:
+        lease = data.get("VisibilityTimeout", int(queue.attributes["VisibilityTimeout"]))
+        for key in keys:
             message = queue.messages[key]
             message.receives += 1
             if self.is_moved(queue, key, message):

@@ -64,10 +64,16 @@ class TestMoto(SqsContract):
         self, queue: Queue, settings: Any
     ) -> None: ...
 
-    async def test_a_hundred_messages_arrive_once_each(self, queue: Queue) -> None:
+    @pytest.mark.skip(reason="moto always hands out the first messages of its list")
+    async def test_messages_that_always_come_back_do_not_hold_up_fresh_ones(self, queue: Queue) -> None: ...
+
+    async def test_a_hundred_messages_arrive_once_each(self, settings: SqsQueueSettings) -> None:
         sent = [b"message %d" % number for number in range(100)]
-        await queue.publish(sent, soon())
-        assert await drain(queue, 100) == Counter(sent)
+        # moto is slow: a lease of two seconds may end before a message is acked.
+        async with self.backend.open(settings.model_copy(update={"lease_seconds": 60})) as queue:
+            await queue.migrate()
+            await queue.publish(sent, soon())
+            assert await drain(queue, 100) == Counter(sent)
 
 
 def test_the_contract_holds_on_another_server() -> None:

@@ -12,11 +12,20 @@ import pytest
 from pydantic import ValidationError
 
 import eventmill_queue_sqs
+import eventmill_store_memory
 import services
-from eventmill import PartialFailure, Queue, QueueMisconfigured, QueueUnavailable, Refused, Unknown
+from eventmill import Delivery, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable, Refused, Unknown
+from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.event import encode_line
+from eventmill.frames import decode_dead, encode_frame
+from eventmill.shutdown import Shutdown
+from eventmill.testing import make_events
+from eventmill.testing.contract import eventually
 from eventmill.testing.queue_contract import bodies_of, drain, receive, soon
 from eventmill_queue_sqs import clients
 from eventmill_queue_sqs.settings import SqsQueueSettings
+from eventmill_store_memory.settings import MemoryStoreSettings
+from proxies import QueueProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +44,7 @@ def url_of(server: services.SqsServer, name: str = "events") -> str:
 
 @asynccontextmanager
 async def opened(server: services.SqsServer, *, migrated: bool = True, **fields: Any) -> AsyncIterator[Queue]:
-    settings = SqsQueueSettings(url=url_of(server), lease_seconds=2, **fields)
+    settings = SqsQueueSettings(url=url_of(server), **({"lease_seconds": 2} | fields))
     async with eventmill_queue_sqs.backend.open(settings) as queue:
         if migrated:
             await queue.migrate()
@@ -137,6 +146,122 @@ async def test_a_body_that_another_program_sent_is_handed_over(server: services.
     async with opened(server) as queue:
         client(server).send_message(QueueUrl=url_of(server), MessageBody='{"not": "base64"}')
         assert await drain(queue, 1) == Counter({b'{"not": "base64"}': 1})
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # of aiohttp, above a mebibyte
+async def test_a_message_of_another_program_as_large_as_sqs_takes_is_dead_lettered(server: services.SqsServer) -> None:
+    async with opened(server) as queue:
+        text = "%" * 1024 * 1024
+        client(server).send_message(QueueUrl=url_of(server), MessageBody=text)
+        async with consuming(queue):
+            await eventually(lambda: is_settled(queue), 10)
+        [delivery] = await receive(queue.dead, 1)
+        record = decode_dead(delivery.body)
+        assert record.body == text[: len(record.body)].encode()
+        assert len(record.body) > 700 * 1024
+        assert "cut from 1048576 bytes" in record.message
+
+
+async def test_what_is_too_large_even_for_the_dead_letters_is_refused(server: services.SqsServer) -> None:
+    async with opened(server) as queue:
+        with pytest.raises(PartialFailure) as failure:
+            await queue.dead.publish([b"\xff" * 800_000, b"dead"], soon())
+        assert {index: type(why) for index, why in failure.value.failed.items()} == {0: Refused}
+        assert await drain(queue.dead, 1) == Counter({b"dead": 1})
+
+
+async def test_an_ack_from_before_a_queue_was_created_again_deletes_nothing(server: services.SqsServer) -> None:
+    async with opened(server) as queue:
+        await queue.publish([b"old"], soon())
+        old = await receive(queue, 1)
+        client(server).delete_queue(QueueUrl=url_of(server))
+        await queue.migrate()
+        await queue.publish([b"new"], soon())
+        await queue.ack(old)
+        assert await drain(queue, 1) == Counter({b"new": 1})
+
+
+@pytest.mark.parametrize("wait_seconds", [0, 1])
+async def test_a_receive_that_hangs_ends_three_seconds_after_its_wait(
+    server: services.SqsServer, wait_seconds: int
+) -> None:
+    async with opened(server) as queue:
+        server.fail("hang", action="ReceiveMessage")
+        started = time.monotonic()
+        with pytest.raises(QueueUnavailable):
+            await queue.receive(10, wait_seconds)
+        assert time.monotonic() - started < wait_seconds + 4
+
+
+# consuming
+
+
+@asynccontextmanager
+async def consuming(queue: Queue, drain_seconds: float = DRAIN_SECONDS) -> AsyncIterator[None]:
+    """A consumer with the pauses of `eventmill consume`; in the end it is asked to stop."""
+    async with eventmill_store_memory.backend.open(MemoryStoreSettings()) as store:
+        shutdown = Shutdown()
+        consumer = Consumer(queue, store, shutdown, receive_seconds=5, pause_seconds=0.2, batch_seconds=0.1)
+        task = asyncio.create_task(consumer.run())
+        yield
+        shutdown.begin(drain_seconds)
+        await task
+
+
+async def is_settled(queue: Queue) -> bool:
+    depth = await queue.depth()
+    return depth.ready == depth.in_flight == 0
+
+
+class Counting(QueueProxy):
+    """Counts the receives that began."""
+
+    receives = 0
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        self.receives += 1
+        return await self.inner.receive(max_messages, wait_seconds)
+
+
+async def test_a_consumer_ends_within_its_time_when_sqs_hangs(server: services.SqsServer) -> None:
+    async with opened(server) as queue:
+        counting = Counting(queue)
+        async with consuming(counting, drain_seconds=2):
+            server.fail("hang", -1)
+            before = counting.receives
+
+            async def hangs() -> bool:
+                return counting.receives > before
+
+            await eventually(hangs, 10)
+            started = time.monotonic()
+        assert time.monotonic() - started < 12
+
+
+async def test_a_backlog_drains_fast_when_answers_are_short(server: services.SqsServer) -> None:
+    async with opened(server, lease_seconds=60) as queue:
+        await queue.publish([encode_frame([encode_line(event)]) for event in make_events(400)], soon())
+        server.fail("short", -1, "ReceiveMessage")
+        async with consuming(queue):
+            await eventually(lambda: is_settled(queue), 10)
+
+
+async def test_a_short_answer_brings_a_part_of_what_waits_and_a_long_poll_at_least_one(
+    server: services.SqsServer,
+) -> None:
+    async with opened(server, lease_seconds=60) as queue:
+        await queue.publish([b"%d" % n for n in range(200)], soon())
+        server.fail("short", -1, "ReceiveMessage")
+        counts: dict[int, list[int]] = {0: [], 1: []}
+        for wait_seconds in [0, 1] * 12:
+            answer = client(server).receive_message(
+                QueueUrl=url_of(server), MaxNumberOfMessages=10, WaitTimeSeconds=wait_seconds
+            )
+            counts[wait_seconds].append(len(answer.get("Messages", [])))
+        assert all(1 <= min(some) < max(some) <= 10 for some in counts.values())
+        await receive(queue, 200 - sum(map(sum, counts.values())), 10)
+        answers = [client(server).receive_message(QueueUrl=url_of(server)) for _ in range(3)]
+        assert not any(answer.get("Messages") for answer in answers)
 
 
 # rights and wrong settings

@@ -11,12 +11,18 @@ from eventmill_queue_sqs.settings import SqsQueueSettings
 async def open_sqs_queue(settings: SqsQueueSettings) -> AsyncIterator[Queue]:
     from eventmill_queue_sqs.clients import Clients
     from eventmill_queue_sqs.service import Service
-    from eventmill_queue_sqs.sqs_queue import SqsQueue
+    from eventmill_queue_sqs.sqs_queue import MAX_DEAD_BODY_BYTES, SqsQueue
 
     clients = Clients(settings.url)
     service = Service(clients, settings)
     try:
-        dead = SqsQueue(clients, service, service.dead_letter_url, settings.lease_seconds)
+        dead = SqsQueue(
+            clients,
+            service,
+            service.dead_letter_url,
+            settings.lease_seconds,
+            max_body_bytes=MAX_DEAD_BODY_BYTES,
+        )
         yield SqsQueue(clients, service, service.url, settings.lease_seconds, dead)
     finally:
         await clients.close()

@@ -28,7 +28,8 @@ T = TypeVar("T")
 CHECK_SECONDS = 1.8
 MAX_BODY_BYTES = 46 * 1024  # in base64 within one billing unit of 64 KiB
 _BATCH = 10
-_BATCH_BYTES = 1024 * 1024
+_BATCH_BYTES = 1024 * 1024  # and of one message too
+MAX_DEAD_BODY_BYTES = _BATCH_BYTES // 4 * 3  # in base64 as much as SQS takes: other programs may send large messages
 # A lease that is over, or a message that is gone: SQS has several words for it.
 _STALE = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "InvalidReceiptHandle"}
 _STALE |= {f"AWS.SimpleQueueService.{code}" for code in _STALE}
@@ -52,16 +53,18 @@ class SqsQueue(Queue):
         url: Callable[[], Awaitable[str]],
         lease_seconds: int,
         dead: "SqsQueue | None" = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._clients = clients
         self._service = service
         self._url = url
         self._lease_seconds = lease_seconds
         self._dead = dead
+        self._max_body_bytes = max_body_bytes
 
     @property
     def max_body_bytes(self) -> int:
-        return MAX_BODY_BYTES
+        return self._max_body_bytes
 
     @property
     def lease_seconds(self) -> float:
@@ -73,7 +76,7 @@ class SqsQueue(Queue):
 
     async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
         failed: dict[int, Refused | Unknown] = {
-            i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > MAX_BODY_BYTES
+            i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > self._max_body_bytes
         }
         entries = [(i, base64.b64encode(body).decode()) for i, body in enumerate(bodies) if i not in failed]
         sending = {asyncio.create_task(self._send(batch)): batch for batch in _batches(entries)}
@@ -166,13 +169,14 @@ class SqsQueue(Queue):
 
     async def _receive(self, url: str, count: int, wait_seconds: int) -> list[Delivery]:
         answer = await self._clients.receive(
+            wait_seconds,
             lambda c: c.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=count,
                 WaitTimeSeconds=wait_seconds,
                 VisibilityTimeout=self._lease_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
-            )
+            ),
         )
         ends = time.monotonic() + self._lease_seconds
         return [_delivery(message, ends) for message in answer.get("Messages", [])]
