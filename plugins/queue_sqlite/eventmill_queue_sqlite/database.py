@@ -3,36 +3,23 @@
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from eventmill import ConfigurationError, QueueUnavailable
+from eventmill_queue_sqlite.disk import LOG_BYTES, Disk
+from eventmill_queue_sqlite.schema import prepare
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x656D7131  # "emq1": tells this file from any other program's
 ANSWER_SECONDS = 10.0
 BUSY_SECONDS = 1.5  # another process may hold the file for so long; a check must answer within two
 _MAX_CHECKED_BYTES = 64 * 1024 * 1024  # looking through a larger file would hold up the start
 _MOUNTS = Path("/proc/self/mounts")
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3", "fuse.rclone")
-
-_TABLES = 4  # with their indexes
-_TABLE = """
-CREATE TABLE IF NOT EXISTS {name} (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    visible_at REAL NOT NULL DEFAULT 0, -- unix seconds; 0 until it is received for the first time
-    lease INTEGER NOT NULL DEFAULT 0,   -- the attempt that holds it, or 0
-    attempts INTEGER NOT NULL DEFAULT 0,
-    enqueued_at_ms INTEGER NOT NULL,
-    body BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS {name}_visible ON {name} (visible_at, id);
-"""
 
 
 class Database:
@@ -44,6 +31,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
+        self.disk = Disk(self._path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="eventmill-sqlite")
         self._file: tuple[int, int] | None = None  # which file is open
         self._open()
@@ -51,17 +39,13 @@ class Database:
     async def durable(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
         """Run one transaction that is on the disk when this returns; `work` may return values, no cursor.
 
-        Raises QueueUnavailable.
+        On a disk that is nearly full a checkpoint comes before and after it. Raises QueueUnavailable.
         """
-        return await self._run(lambda: self._transact(lambda: self._durable, work), seconds)
+        return await self._run(lambda: self._transact(work, is_durable=True), seconds)
 
     async def quick(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
         """Run one transaction that a power cut may take back. Raises QueueUnavailable."""
-        return await self._run(lambda: self._transact(lambda: self._quick, work), seconds)
-
-    @property
-    def folder(self) -> Path:
-        return self._path.parent
+        return await self._run(lambda: self._transact(work, is_durable=False), seconds)
 
     def version(self) -> int:
         """A number that changes whenever anybody has written; a look costs a few microseconds."""
@@ -84,23 +68,26 @@ class Database:
             raise QueueUnavailable("the queue's file is too slow: no answer in time")
         return future.result()
 
-    def _transact(self, which: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool) -> T:
         try:
             if self._is_replaced():
                 self._close()
                 self._open()
-            connection = which()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            if not is_durable:
+                return _commit(self._quick, work)
+            if not self.disk.is_low():
+                return _commit(self._durable, work)
+            self._checkpoint()
+            result = _commit(self._durable, work)
+            with suppress(sqlite3.Error):
+                self._checkpoint()
             return result
         except (sqlite3.Error, OSError, ConfigurationError) as error:
             raise QueueUnavailable(f"cannot use the queue's file: {error}") from error
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the file. Raises sqlite3.Error if the file cannot grow."""
+        self._durable.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _is_replaced(self) -> bool:
         """Whether the file was removed or exchanged: what is written into a removed file is lost."""
@@ -119,7 +106,10 @@ class Database:
                     failing.enter_context(closing(self._connect(synchronous)))
                     for synchronous in ("FULL", "NORMAL", "NORMAL")
                 )
-                _create(self._durable, self._path)
+                _refuse_damaged(self._durable, self._path)
+                prepare(self._durable, str(self._path))
+                with suppress(sqlite3.OperationalError):  # another process writes, and has the log
+                    _commit(self._durable, lambda file: self.disk.allocate_log())
                 self._file = _identity(self._path)
             except (sqlite3.Error, OSError) as error:
                 raise ConfigurationError(f"cannot use {self._path} as a queue: {error}") from error
@@ -128,6 +118,10 @@ class Database:
     def _connect(self, synchronous: str) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+        connection.execute(
+            "PRAGMA secure_delete = OFF"
+        )  # ON, as some builds have it, writes each body again to delete it
         return connection
 
     def _close(self) -> None:
@@ -136,39 +130,29 @@ class Database:
         self._file = None
 
 
+def _commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run one write transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
 def _identity(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
-def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables, in a new file or in one of ours. Raises ConfigurationError for any other."""
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if owner != APPLICATION_ID and (owner or tables):
-        raise ConfigurationError(f"{path} belongs to another program: name another file")
+def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
     if path.stat().st_size <= _MAX_CHECKED_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise ConfigurationError(f"{path} is damaged ({found}): restore it, or move it away to start anew")
-    if owner == APPLICATION_ID and tables >= _TABLES and _is_wal(connection):
-        return  # without writing: somebody may hold the file
-    until = time.monotonic() + 5
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.executescript(_TABLE.format(name="messages") + _TABLE.format(name="dead_letters"))
-            return
-        except sqlite3.OperationalError as error:
-            # Two processes that create the file at once: SQLite does not wait for a change of the journal's mode.
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-
-
-def _is_wal(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _refuse_remote(path: Path) -> None:
