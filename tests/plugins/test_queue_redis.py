@@ -1,6 +1,7 @@
 """What only a real Redis shows: crashes, flushes, full memory, wrong rights, names left behind."""
 
 import asyncio
+import contextlib
 import re
 import signal
 import time
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 import eventmill_queue_redis
 import services
-from eventmill import ConfigurationError, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
+from eventmill import ConfigurationError, Depth, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
 from eventmill.testing.contract import eventually
 from eventmill.testing.queue_contract import bodies_of, drain, receive, soon, stays_empty
 from eventmill_queue_redis.settings import RedisQueueSettings
@@ -94,18 +96,34 @@ async def test_a_reader_that_is_cancelled_loses_nothing(server: services.RedisSe
         assert set(await drain(other, 20)) == {b"%d" % number for number in range(20)}
 
 
-@pytest.mark.parametrize("words", ["FLUSHALL", "DEL {eventmill}", f"XGROUP DESTROY {{eventmill}} {GROUP}"])
-async def test_a_group_that_is_gone_is_made_anew(server: services.RedisServer, words: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [("FLUSHALL", []), ("DEL {eventmill}", []), (f"XGROUP DESTROY {{eventmill}} {GROUP}", [b"old"])],
+)
+async def test_a_group_that_is_gone_is_made_anew(server: services.RedisServer, words: str, kept: list[bytes]) -> None:
     async with opened(server.url) as queue:
-        await queue.publish([b"lost"], soon())
+        await queue.publish([b"old"], soon())
         held = await receive(queue, 1)
         await command(server.url, words)
         assert await queue.extend(held) == held
         await queue.release(held)
         await queue.ack(held)
         await queue.publish([b"new"], soon())
-        assert bodies_of(await receive(queue, 1)) == Counter([b"new"])
-        assert (await queue.depth()).in_flight == 1
+        assert bodies_of(await receive(queue, len(kept) + 1)) == Counter([*kept, b"new"])
+        assert (await queue.depth()).in_flight == len(kept) + 1
+
+
+async def test_an_old_ack_removes_nothing_from_a_server_that_was_emptied(server: services.RedisServer) -> None:
+    async with opened(server.url) as queue, opened(server.url) as other, client(server.url) as redis:
+        await queue.publish([b"old"], soon())
+        held = await receive(queue, 1)
+        await redis.flushall()
+        await redis.xadd("{eventmill}", {"b": "new"}, id=held[0].lease[0])  # as when the server's clock is set back
+        await queue.ack(held)
+        fresh = await receive(other, 1)
+        await queue.ack(held)
+        assert bodies_of(fresh) == Counter([b"new"])
+        assert await other.extend(fresh) == []
 
 
 # memory
@@ -125,21 +143,90 @@ async def test_a_full_queue_refuses_until_there_is_room(server: services.RedisSe
         assert (await queue.depth()).ready == 4
 
 
-async def test_a_server_without_memory_refuses_and_evicts_nothing(tmp_path: Path) -> None:
-    options = ("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+@pytest.fixture
+def small_server(tmp_path: Path) -> Iterator[services.RedisServer]:
+    """A server with memory for some hundred messages."""
+    with services.running_redis(tmp_path / "small", "--maxmemory", "8mb", "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+async def publish_until_refused(queue: Queue) -> int:
+    """Publish until the server is out of memory; return how many messages it took."""
+    for count in range(1000):
+        try:
+            await queue.publish([b"x" * 20_000], soon())
+        except QueueUnavailable:
+            return count
+    pytest.fail("the server never runs out of memory")
+
+
+async def use_every_call(queue: Queue, count: int) -> None:
+    """Ack so many messages, and use every other call of a consumer on the way."""
+    while count:
+        deliveries = await queue.receive(10, 2)
+        assert deliveries
+        assert await queue.extend(deliveries) == []
+        released = [delivery for delivery in deliveries[:1] if delivery.attempts == 1]
+        await queue.release(released, delay_seconds=queue.lease_seconds * 1.5)
+        assert ((await queue.depth()).in_flight or 0) >= len(deliveries)
+        await queue.dead.publish([deliveries[-1].body], soon())
+        await queue.ack(deliveries[len(released) :])
+        count -= len(deliveries) - len(released)
+
+
+async def test_a_server_without_memory_can_be_drained_and_then_takes_messages_again(
+    small_server: services.RedisServer,
+) -> None:
+    async with opened(small_server.url) as publisher:
+        confirmed = await publish_until_refused(publisher)
+        assert (await publisher.depth()).ready == confirmed > 100
+        with pytest.raises(QueueUnavailable, match="memory"):
+            await publisher.check()
+        async with opened(small_server.url) as consumer:
+            await use_every_call(consumer, confirmed)
+            assert (await consumer.depth()) == Depth(0, 0, 0.0)
+        await publisher.check()
+        assert await publish_until_refused(publisher) > confirmed / 2
+
+
+async def test_memory_that_another_program_takes_stops_publishers_only(small_server: services.RedisServer) -> None:
+    async with opened(small_server.url) as queue, client(small_server.url) as redis:
+        await queue.publish([b"%d" % number for number in range(50)], soon())
+        with contextlib.suppress(OutOfMemoryError):
+            for number in range(10_000):
+                await redis.set(f"other:{number}", b"x" * (100_000 if number < 60 else 1000))
+        with pytest.raises((QueueUnavailable, PartialFailure), match="memory"):
+            await queue.publish([b"refused"], soon())
+        with pytest.raises(QueueUnavailable, match="memory"):
+            await queue.check()
+        await use_every_call(queue, 50)
+        await redis.delete(*await redis.keys("other:*"))
+        await queue.check()
+        await queue.publish([b"again"], soon())
+        assert await drain(queue, 1) == Counter([b"again"])
+
+
+async def test_memory_that_is_nearly_full_is_told(tmp_path: Path) -> None:
+    options = ("--appendonly", "yes", "--maxmemory", "20mb", "--maxmemory-policy", "noeviction")
     with services.running_redis(tmp_path / "redis", *options) as server:
         async with opened(server.url) as queue:
-            confirmed = 0
+            assert await queue.check() == []
+            while not (warnings := await queue.check()):
+                await queue.publish([b"x" * 20_000], soon())
+            assert ["memory" in warning for warning in warnings] == [True]
 
-            async def publish_many() -> None:
-                nonlocal confirmed
-                while confirmed < 1000:
-                    await queue.publish([b"x" * 20_000], soon())
-                    confirmed += 1
 
-            with pytest.raises((QueueUnavailable, PartialFailure), match="(?i)memory"):
-                await publish_many()
-            assert (await queue.depth()).ready == confirmed
+async def test_many_dead_letters_are_told_and_stop_nothing(server: services.RedisServer) -> None:
+    async with opened(server.url, max_messages=10) as queue:
+        await queue.dead.publish([b"dead"] * 4, soon())
+        assert await queue.check() == []
+        await queue.dead.publish([b"dead"], soon())
+        [warning] = await queue.check()
+        assert "5 dead letters" in warning
+        await queue.dead.publish([b"dead"] * 100, soon())
+        assert await queue.dead.check() == []
+        await queue.publish([b"alive"], soon())
+        await queue.ack(await receive(queue, 1))
 
 
 async def test_what_endangers_messages_is_told(tmp_path: Path) -> None:
@@ -265,13 +352,40 @@ async def test_a_delay_longer_than_a_lease_holds_for_every_consumer(server: serv
         await stays_empty(queue, 1.5)
 
 
+def from_the_future(dump: bytes, began_ms: int, seconds: int) -> bytes:
+    """A dump of a stream in which what was leased then, to the second, was leased later."""
+    for ms in range(began_ms, began_ms + 1000):
+        dump = dump.replace(ms.to_bytes(8, "little"), (ms + seconds * 1000).to_bytes(8, "little"))
+    content, crc = dump[:-8], 0
+    for byte in content:  # the CRC-64 of Redis, reflected
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return content + crc.to_bytes(8, "little")
+
+
+async def test_a_clock_of_the_server_that_is_set_back_hides_messages_for_two_leases_at_most(
+    server: services.RedisServer,
+) -> None:
+    async with opened(server.url) as queue, client(server.url) as redis:
+        await queue.publish([b"one", b"two"], soon())
+        began_ms = time.time_ns() // 1_000_000
+        await receive(queue, 2)
+        dump = from_the_future(await redis.dump("{eventmill}") or b"", began_ms, 3600)
+        await redis.restore("{eventmill}", 0, dump, replace=True)
+        async with opened(server.url) as other:
+            started = time.monotonic()
+            assert bodies_of(await receive(other, 2, 4)) == Counter([b"one", b"two"])
+            assert time.monotonic() - started < 3
+
+
 async def test_an_acked_message_leaves_nothing_on_the_server(server: services.RedisServer) -> None:
     async with opened(server.url) as queue, client(server.url) as redis:
         await queue.publish([b"x" * 1000] * 50, soon())
         await queue.release(await receive(queue, 50), delay_seconds=2)
         await queue.ack(await receive(queue, 50))
         assert await redis.xlen("{eventmill}") == 0
-        assert await redis.exists("{eventmill}:parked") == 0
+        assert await redis.keys("*") == [b"{eventmill}"]
 
 
 async def consumers(url: str) -> list[bytes]:

@@ -24,9 +24,19 @@ T = TypeVar("T")
 _OLDEST_VERSION = (6, 2)
 CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 4.0
+_COMMIT_BYTES = 2 * 1024 * 1024  # what the API publishes at once; the check asks for room for one
+_NEARLY_FULL = 0.8
 BLOCK_SECONDS = 2.0  # of one blocking read, at most; its socket waits longer than that
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
-_WRONG = ("WRONGTYPE", "unknown command", "DB index", "NOAUTH", "no password is set", "Client sent AUTH")
+_WRONG = (
+    "WRONGTYPE",
+    "unknown command",
+    "DB index",
+    "NOAUTH",
+    "no password is set",
+    "Client sent AUTH",
+    "can't run this command",
+)
 
 
 class Connection:
@@ -106,13 +116,23 @@ def _client(url: str, answer_seconds: float) -> Redis:
 
 
 def warnings_of(info: dict[str, Any]) -> list[str]:
-    """What the server says about itself that endangers messages. Raises QueueMisconfigured when it is too old."""
+    """What the server says about itself that endangers messages.
+
+    Raises QueueMisconfigured when it is too old, and QueueUnavailable when it is out of memory.
+    """
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < _OLDEST_VERSION:
         raise QueueMisconfigured(f"Redis {info['redis_version']} is too old: it must be 6.2 or newer")
+    limit, policy = info.get("maxmemory", 0), str(info.get("maxmemory_policy", ""))
+    used = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
+    may_evict = policy.startswith("allkeys")  # its memory is always full
+    if limit and not may_evict and used > limit - _COMMIT_BYTES:
+        raise QueueUnavailable("Redis is out of memory (maxmemory)")
     warnings = []
     if not info.get("aof_enabled"):
         warnings.append("Redis writes no append-only file: what was not saved is lost when it stops (appendonly yes)")
-    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
-        warnings.append(f"Redis may evict messages (maxmemory-policy {info['maxmemory_policy']}): set noeviction")
+    if limit and policy != "noeviction":
+        warnings.append(f"Redis may evict messages (maxmemory-policy {policy}): set noeviction")
+    if limit and not may_evict and used > limit * _NEARLY_FULL:
+        warnings.append(f"Redis uses {used * 100 // limit}% of its memory (maxmemory)")
     return warnings

@@ -41,7 +41,7 @@ class RedisQueue(Queue):
         self._connection = connection
         self._redis = connection.commands
         self._key = key
-        self._parked = f"{key}:parked"
+        self._delays = f"{key}:delays"  # what is left of long ones when the lease ends
         self._lease_seconds = settings.lease_seconds
         self._max_messages = settings.max_messages
         self._length = 0  # of the stream, when it was last seen
@@ -49,9 +49,14 @@ class RedisQueue(Queue):
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._has_received = False
         self._cursor = b"0-0"
-        self._claim_at = self._reap_at = 0.0
+        self._claim_at = self._reap_at = self._begin_at = 0.0
+        self._is_claiming = False
+        self._create = self._redis.register_script(scripts.CREATE)
+        self._add = self._redis.register_script(scripts.ADD)
         self._claim = self._redis.register_script(scripts.CLAIM)
         self._hold = self._redis.register_script(scripts.HOLD)
+        self._ack = self._redis.register_script(scripts.ACK)
+        self._begin = self._redis.register_script(scripts.BEGIN)
         self._reap = self._redis.register_script(scripts.REAP)
 
     @property
@@ -71,19 +76,10 @@ class RedisQueue(Queue):
             i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > _MAX_BODY_BYTES
         }
         good = [i for i in range(len(bodies)) if i not in failed]
-        if good:
-            await self._refuse_when_full(deadline)
-            pipeline = self._redis.pipeline(transaction=False)
-            for i in good:
-                pipeline.xadd(self._key, {b"b": bodies[i]})
-            pipeline.xlen(self._key)
-            seconds = deadline - time.monotonic()
-            *results, length = await self._connection.run(pipeline.execute(raise_on_error=False), seconds)
-            self._length = length if isinstance(length, int) else self._length
-            errors = {i: result for i, result in zip(good, results, strict=True) if isinstance(result, Exception)}
-            if len(errors) == len(good):
-                raise explain(errors[good[0]])
-            failed |= {i: Unknown(str(error)) for i, error in errors.items()}
+        if good and self._dead is None:
+            await self._connection.run(self._add([self._key], [bodies[i] for i in good]), deadline - time.monotonic())
+        elif good:
+            failed |= await self._publish({i: bodies[i] for i in good}, deadline)
         if failed:
             raise PartialFailure(failed)
 
@@ -91,29 +87,25 @@ class RedisQueue(Queue):
         until = time.monotonic() + wait_seconds
         self._has_received = True
         while True:
-            if time.monotonic() >= self._claim_at and (claimed := await self._take_over(max_messages)):
+            # Messages that come again and fresh ones take turns, so that neither hold up the others.
+            self._is_claiming = time.monotonic() >= self._claim_at and not self._is_claiming
+            if self._is_claiming and (claimed := await self._take_over(max_messages)):
                 return claimed
             block_seconds = min(until, self._claim_at, time.monotonic() + BLOCK_SECONDS) - time.monotonic()
             if fresh := await self._read(max_messages, block_seconds):
                 return fresh
-            if time.monotonic() >= until:
+            if until <= time.monotonic() < self._claim_at:
                 return []
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        ids = [delivery.lease[0] for delivery in deliveries]
-        if ids:
-            # In one transaction: an entry that is acked and not deleted would stay for ever.
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.xack(self._key, GROUP, *ids)
-            pipeline.xdel(self._key, *ids)
-            pipeline.zrem(self._parked, *ids)
-            await self._connection.run(pipeline.execute())
+        if deliveries:
+            arguments = [GROUP, self._consumer, *_leases(deliveries)]
+            await self._in_group(lambda: self._ack([self._key, self._delays], arguments), None)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
-        # An idle time of a lease ends it now. A delay of more than a lease takes a note of its end.
-        idle_seconds = max(0.0, self._lease_seconds - delay_seconds)
-        parked_until = time.time() + delay_seconds if delay_seconds > self._lease_seconds else 0
-        await self._change(deliveries, "released", idle_seconds, parked_until)
+        # An idle time of a lease ends it now. A delay of more than a lease takes a note of what is left then.
+        left_seconds = self._lease_seconds - delay_seconds
+        await self._change(deliveries, "released", max(0.0, left_seconds), max(0.0, -left_seconds))
         self._claim_at = 0.0
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -121,13 +113,14 @@ class RedisQueue(Queue):
         return [delivery for delivery in deliveries if delivery.lease[0] in lost]
 
     async def depth(self) -> Depth:
-        pipeline = self._redis.pipeline(transaction=True)
+        pipeline = self._redis.pipeline(transaction=False)
         pipeline.xlen(self._key)
         pipeline.xrange(self._key, count=1)
         pipeline.xpending(self._key, GROUP)
-        length, oldest, pending = await self._connection.run(pipeline.execute(raise_on_error=False))
-        if isinstance(pending, Exception) and not is_groupless(pending):
-            raise explain(pending)
+        answers = await self._connection.run(pipeline.execute(raise_on_error=False))
+        if errors := [one for one in answers if isinstance(one, Exception) and not is_groupless(one)]:
+            raise explain(errors[0])
+        length, oldest, pending = answers
         in_flight = 0 if isinstance(pending, Exception) else pending["pending"]
         age_seconds = max(0.0, time.time() - entries.enqueued_at_ms(oldest[0][0]) / 1000) if oldest else 0.0
         return Depth(max(0, length - in_flight), in_flight, age_seconds)
@@ -135,20 +128,24 @@ class RedisQueue(Queue):
     async def check(self) -> list[str]:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xlen(self._key)
+        pipeline.xlen(f"{self._key}:dead")
         pipeline.xadd(self._key, {b"b": b""}, id="0-0")  # never a valid id: Redis looks at the rights first
         pipeline.info()
-        length, added, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
-        for answer in (length, added):
+        *answers, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
+        for answer in answers:
             if isinstance(answer, Exception) and "must be greater than 0-0" not in str(answer):
                 raise explain(answer)
-        self._length = length
-        if length >= self._max_messages:
+        self._length, letters, _ = answers
+        if self._is_full():
             raise QueueUnavailable(f"the queue is full ({self._max_messages} messages)")
+        warnings = []
+        if 2 * letters >= self._max_messages:
+            warnings.append(f"{letters} dead letters take memory: replay or purge them (eventmill dead)")
         if isinstance(info, NoPermissionError):
-            return ["this user may not ask Redis for INFO: persistence and eviction are not checked"]
+            return [*warnings, "this user may not ask Redis for INFO: memory and persistence are not checked"]
         if isinstance(info, Exception):
             raise explain(info)
-        return warnings_of(info)
+        return warnings + warnings_of(info)
 
     async def migrate(self) -> None:
         await self._connection.run(self._create_group())
@@ -164,19 +161,34 @@ class RedisQueue(Queue):
             except (QueueUnavailable, ResponseError):
                 return  # others remove it later
 
-    async def _refuse_when_full(self, deadline: float) -> None:
-        if self._length >= self._max_messages:
+    async def _publish(self, bodies: dict[int, bytes], deadline: float) -> dict[int, Unknown]:
+        """Publish within the limits; return what failed of it."""
+        if self._is_full():
             self._length = await self._connection.run(self._redis.xlen(self._key), deadline - time.monotonic())
-            if self._length >= self._max_messages:
+            if self._is_full():
                 raise QueueUnavailable(f"the queue is full ({self._max_messages} messages)")
+        pipeline = self._redis.pipeline(transaction=False)
+        for body in bodies.values():
+            pipeline.xadd(self._key, {b"b": body})
+        pipeline.xlen(self._key)
+        seconds = deadline - time.monotonic()
+        *results, length = await self._connection.run(pipeline.execute(raise_on_error=False), seconds)
+        self._length = length if isinstance(length, int) else self._length
+        errors = {i: result for i, result in zip(bodies, results, strict=True) if isinstance(result, Exception)}
+        if len(errors) == len(bodies):
+            raise explain(next(iter(errors.values())))
+        return {i: Unknown(str(error)) for i, error in errors.items()}
+
+    def _is_full(self) -> bool:
+        # A dead letter takes the place of a message: refusing it would only keep the message.
+        return self._dead is not None and self._length >= self._max_messages
 
     async def _take_over(self, max_messages: int) -> list[Delivery]:
         """Messages whose lease has ended, whoever held it."""
-        await self._reap_consumers()
+        await self._keep_house()
         lease_ms = int(self._lease_seconds * 1000)
-        now_ms = time.time_ns() // 1_000_000
-        arguments: list[Any] = [GROUP, self._consumer, lease_ms, max_messages, self._cursor, now_ms]
-        keys = [self._key, self._parked]
+        arguments: list[Any] = [GROUP, self._consumer, lease_ms, max_messages, self._cursor]
+        keys = [self._key, self._delays]
         self._cursor, taken = await self._in_group(lambda: self._claim(keys, arguments), (b"0-0", []))
         if not taken and self._cursor == b"0-0":
             self._claim_at = time.monotonic() + min(_CLAIM_SECONDS, self._lease_seconds / 4)
@@ -195,16 +207,15 @@ class RedisQueue(Queue):
         return [entries.delivery(entry, 1, fields) for _, added in streams for entry, fields in added]
 
     async def _change(
-        self, deliveries: Sequence[Delivery], owner: str, idle_seconds: float, parked_until: float
+        self, deliveries: Sequence[Delivery], owner: str, idle_seconds: float, delay_seconds: float
     ) -> set[bytes]:
         """Change leases that are still this consumer's; return the ids of the others."""
-        arguments: list[Any] = [GROUP, self._consumer, owner, int(idle_seconds * 1000), int(parked_until * 1000)]
-        for delivery in deliveries:
-            arguments += delivery.lease
         everything = {delivery.lease[0] for delivery in deliveries}
         if not everything:
             return everything
-        return set(await self._in_group(lambda: self._hold([self._key, self._parked], arguments), everything))
+        arguments: list[Any] = [GROUP, self._consumer, owner, int(idle_seconds * 1000), int(delay_seconds * 1000)]
+        arguments += _leases(deliveries)
+        return set(await self._in_group(lambda: self._hold([self._key, self._delays], arguments), everything))
 
     async def _in_group(self, command: Callable[[], Awaitable[Any]], without: T, seconds: float = 6.0) -> Any | T:
         """Run a command of the group; where the group is gone, create it and answer `without`."""
@@ -215,14 +226,18 @@ class RedisQueue(Queue):
             return without
 
     async def _create_group(self) -> None:
-        try:
-            await self._redis.xgroup_create(self._key, GROUP, "0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        await self._create([self._key], [GROUP])
 
-    async def _reap_consumers(self) -> None:
-        if time.monotonic() >= self._reap_at:
-            self._reap_at = time.monotonic() + _REAP_SECONDS
+    async def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now >= self._begin_at:
+            self._begin_at = now + self._lease_seconds
+            await self._in_group(lambda: self._begin([self._key], [GROUP]), None)
+        if now >= self._reap_at:
+            self._reap_at = now + _REAP_SECONDS
             idle_ms = int(_REAP_SECONDS * 1000)
             await self._in_group(lambda: self._reap([self._key], [GROUP, idle_ms, ""]), None)
+
+
+def _leases(deliveries: Sequence[Delivery]) -> list[Any]:
+    return [part for delivery in deliveries for part in delivery.lease]

@@ -1,10 +1,28 @@
-"""What must happen in one step on the server."""
+"""What must happen in one step on the server.
 
-# KEYS: stream, parked. ARGV: group, consumer, lease in ms, how many, cursor, now in ms.
+Without memory, Redis refuses commands that may use some, and whole transactions in which one is queued; but not in a
+script that has written something before. `XDEL` of an id that cannot exist is such a write.
+"""
+
+# KEYS: stream. ARGV: group. Creates stream and group, also without memory: else nothing could be read to free some.
+CREATE = """
+redis.call('XDEL', KEYS[1], '0-1')
+local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if created.err and not string.find(created.err, 'BUSYGROUP') then return created end
+"""
+
+# KEYS: stream. ARGV: bodies. Adds them also without memory: a dead letter takes the place of a message that is acked.
+ADD = """
+redis.call('XDEL', KEYS[1], '0-1')
+for i = 1, #ARGV do redis.call('XADD', KEYS[1], '*', 'b', ARGV[i]) end
+"""
+
+# KEYS: stream, delays. ARGV: group, consumer, lease in ms, how many, cursor.
 # Takes over what has not been extended for a lease. Returns the next cursor, and (id, attempts, fields) of each;
 # what was released with a long delay goes back for the time that is left.
 CLAIM = """
 local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5], 'COUNT', ARGV[4])
+local lease = tonumber(ARGV[3])
 local taken = {}
 local has_gone = false
 for i = 1, #found[2] do
@@ -15,13 +33,13 @@ for i = 1, #found[2] do
     local id = entry[1]
     local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)
     local attempts = pending[1] and pending[1][4] or 1
-    local until_ms = tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
-    local left = until_ms - tonumber(ARGV[6])
+    local left = tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
+    if left > lease then redis.call('ZADD', KEYS[2], left - lease, id)
+    elseif left > 0 then redis.call('ZREM', KEYS[2], id) end
     if left > 0 then
-      local idle = math.max(0, tonumber(ARGV[3]) - left)
+      local idle = math.max(0, lease - left)
       redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, id, 'IDLE', idle, 'RETRYCOUNT', attempts - 1, 'JUSTID')
     else
-      if until_ms > 0 then redis.call('ZREM', KEYS[2], id) end
       taken[#taken + 1] = {id, attempts, entry[2]}
     end
   end
@@ -36,7 +54,7 @@ end
 return {found[1], taken}
 """
 
-# KEYS: stream, parked. ARGV: group, consumer, new owner, idle in ms, parked until in ms or 0; id and attempts of each.
+# KEYS: stream, delays. ARGV: group, consumer, new owner, idle in ms, further delay in ms or 0; id and attempts of each.
 # Changes the lease of what this consumer still holds from that very attempt; returns the ids of all else.
 HOLD = """
 local lost = {}
@@ -50,6 +68,37 @@ for i = 6, #ARGV, 2 do
   end
 end
 return lost
+"""
+
+# KEYS: stream, delays. ARGV: group, consumer; id and attempts of each. Removes what this consumer still holds from
+# that very attempt: ids may come again after a flush. Acked and deleted in one step, else an entry would stay for ever.
+ACK = """
+local held = {}
+for i = 3, #ARGV, 2 do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+  if pending and pending[2] == ARGV[2] and pending[4] == tonumber(ARGV[i + 1]) then held[#held + 1] = ARGV[i] end
+end
+for i = 1, #held, 1000 do -- as many as unpack takes without doubt
+  local last = math.min(i + 999, #held)
+  redis.call('XACK', KEYS[1], ARGV[1], unpack(held, i, last))
+  redis.call('XDEL', KEYS[1], unpack(held, i, last))
+  redis.call('ZREM', KEYS[2], unpack(held, i, last))
+end
+"""
+
+# KEYS: stream. ARGV: group. Lets leases begin now that begin in the future, since the server's clock was set back;
+# they show no idle time. To those that really began now it makes no difference.
+BEGIN = """
+local from = '-'
+while from do
+  local page = redis.call('XPENDING', KEYS[1], ARGV[1], from, '+', 1000)
+  for _, pending in ipairs(page) do
+    if pending[3] == 0 then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], pending[2], 0, pending[1], 'IDLE', 0, 'JUSTID')
+    end
+  end
+  from = page[1000] and '(' .. page[1000][1]
+end
 """
 
 # KEYS: stream. ARGV: group, idle in ms, a consumer that may go at once. Removes consumers that hold nothing:
