@@ -3,7 +3,9 @@
     python clickhouse_gateway.py FOLDER PORT PASSWORD
 
 It knows what clickhouse-connect sends: statements with parameters and settings, inserts, passwords, databases. It can
-be told to fail: POST /fault?on=insert&kind=KIND&count=N makes the next N inserts (or questions) fail in that way.
+be told to fail: POST /fault?on=insert&kind=KIND&count=N makes the next N inserts (or questions) fail in that way. It
+can be told to be older and less free: POST /profile?NAME=VALUE is its users' profile from then on; with &unknown=NAME
+it does not know that setting, and with &fixed=NAME no user may change it.
 """
 
 import base64
@@ -20,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import chdb
 
 SLOW_SECONDS = 3
+SICK = b"channel 3"  # with the fault "part", inserts that hold it fail, as if a shard were away
 TRANSPORT = {"query", "database", "query_id", "session_id", "wait_end_of_query", "send_progress_in_http_headers"}
 TRANSPORT |= {"http_headers_progress_interval_ms", "client_protocol_version", "compress", "enable_http_compression"}
 
@@ -31,12 +34,47 @@ class Engine:
         connect: Any = chdb.connect
         self.handles = {kind: (connect(folder), threading.Lock()) for kind in ("insert", "other")}
         self.faults: dict[str, list[str]] = {"insert": [], "question": []}
+        self.profile: dict[str, str] = {}
+        self.unknown: list[str] = []
+        self.fixed: list[str] = []
 
     def run(self, kind: str, database: str, sql: str, format: str, parameters: dict[str, str]) -> Any:
         handle, lock = self.handles[kind]
         with lock:
             handle.query(f"USE `{database}`", "TabSeparated")
             return handle.query(sql, format, params=parameters)
+
+    def run_with(self, database: str, sql: str, parameters: dict[str, str], settings: dict[str, str]) -> Any:
+        """Run a statement that takes no SETTINGS clause."""
+        handle, lock = self.handles["other"]
+        with lock:
+            handle.query(f"USE `{database}`", "TabSeparated")
+            try:
+                for name, value in settings.items():
+                    handle.query(f"SET {name} = {quoted(value)}", "TabSeparated")
+                return handle.query(sql, "TabSeparated", params=parameters)
+            finally:
+                for name in settings:
+                    handle.query(f"SET {name} = DEFAULT", "TabSeparated")
+
+    def shown(self, sql: str) -> str:
+        """The statement, with what it is to see of the settings."""
+        fixed, unknown = (", ".join(["''", *map(quoted, names)]) for names in (self.fixed, self.unknown))
+        settings = (
+            f"(SELECT * REPLACE (name IN ({fixed}) AS readonly) FROM system.settings WHERE name NOT IN ({unknown}))"
+        )
+        return sql.replace("FROM system.settings", f"FROM {settings}")
+
+    def refuse(self, settings: dict[str, str]) -> str:
+        """What is wrong with the settings of a statement, in ClickHouse's words."""
+        for name, value in settings.items():
+            if name in self.unknown:
+                return (
+                    f"Code: 115. DB::Exception: Setting {name} is neither a builtin setting nor started with the prefix"
+                )
+            if name in self.fixed and self.profile.get(name) != value:
+                return f"Code: 452. DB::Exception: Setting {name} should not be changed. (SETTING_CONSTRAINT_VIOLATION)"
+        return ""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,6 +95,12 @@ class Handler(BaseHTTPRequestHandler):
             self.engine.faults[query["on"]] = [query["kind"]] * int(query["count"])
             self.reply(200, b"", {})
             return
+        if urlsplit(self.path).path == "/profile":
+            lists = parse_qs(urlsplit(self.path).query)
+            self.engine.unknown, self.engine.fixed = lists.get("unknown", []), lists.get("fixed", [])
+            self.engine.profile = {n: v for n, v in query.items() if n not in ("unknown", "fixed")}
+            self.reply(200, b"", {})
+            return
         expected = base64.b64encode(f"default:{self.password}".encode()).decode()
         if self.headers.get("Authorization") != f"Basic {expected}":
             self.fail("Code: 516. DB::Exception: default: Authentication failed. (AUTHENTICATION_FAILED)", 403)
@@ -67,6 +111,9 @@ class Handler(BaseHTTPRequestHandler):
         self.database = query.get("database", "default")
         parameters = {name[6:]: value for name, value in query.items() if name.startswith("param_")}
         settings = {n: v for n, v in query.items() if n not in TRANSPORT and not n.startswith("param_")}
+        if refusal := self.engine.refuse(settings):
+            self.fail(refusal, 404)
+            return
         try:
             data = (query.get("query", "").encode() + b"\n" + body).strip()
             if head := re.match(rb"(INSERT INTO [^\n]*) FORMAT (\w+)\s*\n", data):
@@ -79,14 +126,17 @@ class Handler(BaseHTTPRequestHandler):
     def statement(self, sql: str, settings: dict[str, str], parameters: dict[str, str]) -> None:
         found = re.search(r"\bFORMAT\s+(\w+)\s*$", sql)
         form = found[1] if found else "TabSeparated"
-        if re.match(r"\s*(SELECT|WITH)", sql):
-            sql += clause(settings)
         fault = self.fault("question") if re.match(r"\s*SELECT", sql) and "version()" not in sql else ""
         if self.failed_before(fault):
             return
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
-        result = self.engine.run("other", self.database, sql, form, parameters)
+        chosen = self.engine.profile | settings
+        if re.match(r"\s*(SELECT|WITH)", sql):
+            sql = self.engine.shown(sql) + clause(chosen)
+            result = self.engine.run("other", self.database, sql, form, parameters)
+        else:
+            result = self.engine.run_with(self.database, sql, parameters, chosen)
         summary = {"read_rows": str(result.rows_read()), "written_rows": "0"}
         headers = {"X-ClickHouse-Summary": json.dumps(summary), "X-ClickHouse-Timezone": "UTC"}
         data = result.bytes() or b""
@@ -96,10 +146,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.fault("insert")
         if self.failed_before(fault):
             return
+        if fault == "part" and SICK in body:
+            self.fail("Code: 279. DB::Exception: All connection tries failed. (ALL_CONNECTION_TRIES_FAILED)")
+            return
         with tempfile.NamedTemporaryFile() as file:
             file.write(body)
             file.flush()
-            statement = f"{sql} FROM INFILE '{file.name}'{clause(settings)} FORMAT {form}"
+            chosen = clause(self.engine.profile | settings)
+            statement = f"{sql} FROM INFILE '{file.name}'{chosen} FORMAT {form}"
             written = self.engine.run("insert", self.database, statement, "TabSeparated", {}).rows_read()
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
@@ -122,10 +176,12 @@ class Handler(BaseHTTPRequestHandler):
             self.fail("Code: 210. DB::Exception: out of luck. (NETWORK_ERROR)")
         elif fault == "misconfigured":
             self.fail("Code: 16. DB::Exception: No such column tags. (NO_SUCH_COLUMN_IN_TABLE)", 404)
+        elif fault == "denied":
+            self.fail("Code: 497. DB::Exception: default: Not enough privileges. (ACCESS_DENIED)", 403)
         elif fault == "cut before":
             self.close_connection = True
             self.connection.close()
-        return fault in ("500", "misconfigured", "cut before")
+        return fault in ("500", "misconfigured", "denied", "cut before")
 
     def read_chunks(self) -> bytes:
         chunks = []
@@ -151,9 +207,13 @@ class Handler(BaseHTTPRequestHandler):
         return
 
 
+def quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def clause(settings: dict[str, str]) -> str:
-    quoted = [f"{name} = '{value}'" for name, value in settings.items()]
-    return f" SETTINGS {', '.join(quoted)}" if quoted else ""
+    chosen = [f"{name} = {quoted(value)}" for name, value in settings.items()]
+    return f" SETTINGS {', '.join(chosen)}" if chosen else ""
 
 
 class Server(ThreadingHTTPServer):

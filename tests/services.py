@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,13 @@ class ClickHouse:
         """Let the next inserts, or questions, and only so many, fail in this way."""
         fault = {"kind": kind, "count": str(count), "on": on}
         httpx.post(f"http://127.0.0.1:{self.port}/fault", params=fault).raise_for_status()
+
+    def set_profile(
+        self, profile: Mapping[str, str], *, unknown: Sequence[str] = (), fixed: Sequence[str] = ()
+    ) -> None:
+        """Give its users a profile; let it not know some settings, and let nobody change others."""
+        parameters = {**profile, "unknown": list(unknown), "fixed": list(fixed)}
+        httpx.post(f"http://127.0.0.1:{self.port}/profile", params=parameters).raise_for_status()
 
 
 @contextmanager

@@ -26,7 +26,8 @@ CREATE TABLE events_shard ON CLUSTER '{cluster}' (
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/events', '{replica}', version)
 PARTITION BY toYYYYMM(timestamp)
 ORDER BY (project, event_name, timestamp, event_id)
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1,
+    min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 
 -- The sharding key is a function of the identity: replays of one event meet on one shard, where they are merged.
 CREATE TABLE events ON CLUSTER '{cluster}' AS events_shard
@@ -40,22 +41,32 @@ CREATE TABLE erasures ON CLUSTER '{cluster}' (
     erased_at DateTime DEFAULT now()
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/all/{database}/erasures', '{shard}-{replica}', until)
 ORDER BY (project, user_id)
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 
 CREATE TABLE eventmill_migrations ON CLUSTER '{cluster}' (
     number UInt32,
     readable_from UInt32,
     applied_at DateTime DEFAULT now()
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/all/{database}/eventmill_migrations', '{shard}-{replica}')
-ORDER BY number;
+ORDER BY number
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
+
+-- Of the migrations of `eventmill migrate`, the tables above are the outcome.
+INSERT INTO eventmill_migrations (number, readable_from) VALUES (1, 1), (2, 1);
+
+-- A cluster that was made by an older version of this file, which records only migration 1, needs:
+-- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY SETTING
+--     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
+-- the same for erasures and eventmill_migrations (and there fsync_after_insert = 1, fsync_part_directory = 1), then
+-- INSERT INTO eventmill_migrations (number, readable_from) VALUES (2, 1);
 
 -- A retention, where one is wanted, and again whenever EVENTMILL_RETENTION_DAYS changes:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY TTL toDateTime(timestamp) + toIntervalDay(365);
 
--- An erasure hides at once, but ClickHouse cannot delete through a Distributed table. To take the rows off the disks too:
--- first, on each shard, delete what the user's newer versions had overtaken, or it would come up again,
---     DELETE FROM events_shard WHERE project = '…' AND user_id != '…' AND (event_name, timestamp, event_id) IN
---         (SELECT event_name, timestamp, event_id FROM events_shard FINAL WHERE project = '…' AND user_id = '…'
---          AND timestamp <= '…') SETTINGS allow_nondeterministic_mutations = 1;
--- then
---     DELETE FROM events_shard ON CLUSTER '{cluster}' WHERE project = '…' AND user_id = '…' AND timestamp <= '…';
+-- An erasure hides at once, but ClickHouse cannot change rows through a Distributed table. To take the content off the
+-- disks too:
+--     ALTER TABLE events_shard ON CLUSTER '{cluster}'
+--         UPDATE user_id = '', channel = '', campaign_id = '', tags = [], metadata = '{}'
+--         WHERE project = '…' AND user_id = '…' AND timestamp <= '…';

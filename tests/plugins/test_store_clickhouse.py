@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,19 @@ from eventmill import (
     answers,
 )
 from eventmill.testing import make_event, make_events
+from eventmill.testing.contract import eventually
 from eventmill.testing.events import NOON_MS
 from eventmill.testing.store_contract import everything, question, scan_all
-from eventmill_store_clickhouse import failures, migrations
+from eventmill_store_clickhouse import failures, migrations, questions
 from eventmill_store_clickhouse.clickhouse_store import ClickHouseStore
 from eventmill_store_clickhouse.connection import Rows
 from eventmill_store_clickhouse.embedded import EmbeddedConnection
+from eventmill_store_clickhouse.server import ServerConnection
 from eventmill_store_clickhouse.settings import Address, ClickHouseStoreSettings
 from mill import environment
 
 pytestmark = pytest.mark.anyio
+_AFTER_MERGE = ("min_rows_to_fsync_after_merge", "min_compressed_bytes_to_fsync_after_merge")
 CLUSTER = Path(eventmill_store_clickhouse.__file__).parents[1] / "cluster.sql"
 
 
@@ -335,6 +338,80 @@ async def test_a_question_that_fails_heals_by_itself(server: services.ClickHouse
         assert await store.check() == []
 
 
+# erasures
+
+
+async def settled(connection: EmbeddedConnection) -> None:
+    """Wait until the engine has changed all the rows that it was told to change."""
+
+    async def is_settled() -> bool:
+        return await connection.look("SELECT count() FROM system.mutations WHERE NOT is_done", {}) == [(0,)]
+
+    await eventually(is_settled, 20)
+
+
+async def on_disk(connection: EmbeddedConnection, user_id: str) -> int:
+    [[count]] = await connection.look("SELECT count() FROM events WHERE user_id = {u:String}", {"u": user_id})
+    return int(count)
+
+
+async def test_what_is_erased_leaves_the_disk_and_hides_older_versions_for_ever(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    older = [make_event(event_id=f"{n}", user_id="kept") for n in range(20)]
+    newer = [make_event(event_id=f"{n}", user_id="gone", received_at_ms=NOON_MS + 1) for n in range(20)]
+    await store.insert(EventBatch.of(older[:10]))
+    await store.insert(EventBatch.of(newer))
+    await store.erase("default", "gone", NOON_MS)
+    await settled(connection)
+    assert await on_disk(connection, "gone") == 0
+    for _ in range(2):
+        await store.insert(EventBatch.of(older))
+        await store.insert(EventBatch.of(newer))
+        assert await count(store) == 0
+        assert await on_disk(connection, "gone") == 0
+        await connection.execute("OPTIMIZE TABLE events FINAL", {})
+    await connection.close()
+
+
+async def test_a_tombstone_that_appears_late_takes_what_was_written_meanwhile(tmp_path: Path) -> None:
+    """As on a replica that lags: the tombstone comes with a time at which it could not be seen here."""
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    await store.insert(EventBatch.of([make_event(user_id="gone", event_id="1"), make_event(event_id="2")]))
+    await connection.execute(
+        "INSERT INTO erasures (project, user_id, until, erased_at)"
+        " SELECT 'default', 'gone', fromUnixTimestamp64Milli({noon:Int64}, 'UTC'), now() - 3600",
+        {"noon": NOON_MS},
+    )
+    assert [event.user_id for event in await scan_all(store, everything())] == ["user_1"]
+    await store.insert(EventBatch.of([make_event(event_id="3")]))
+    await settled(connection)
+    assert await on_disk(connection, "gone") == 0
+    assert await count(store) == 2
+    await connection.close()
+
+
+async def test_an_insert_does_not_wait_for_an_erasure(tmp_path: Path) -> None:
+    """Rows are emptied in the background; while the engine may not start with that, all goes on."""
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    await store.insert(EventBatch.of([make_event(user_id="gone", event_id="1"), make_event(event_id="2")]))
+    await connection.execute("SYSTEM STOP MERGES events", {})
+    async with asyncio.timeout(20):
+        assert await store.erase("default", "gone", NOON_MS) == 1
+        await store.insert(EventBatch.of([make_event(user_id="gone", event_id="3"), make_event(event_id="4")]))
+        assert [event.event_id for event in await scan_all(store, everything())] == ["2", "4"]
+    assert await on_disk(connection, "gone") == 2
+    await connection.execute("SYSTEM START MERGES events", {})
+    await settled(connection)
+    assert await on_disk(connection, "gone") == 0
+    await connection.close()
+
+
 # wrong settings, in words
 
 
@@ -407,6 +484,32 @@ async def test_addresses_are_read_in_all_their_parts() -> None:
 # schema
 
 
+async def test_every_table_syncs_what_inserts_and_merges_write(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    await ClickHouseStore(connection, None).migrate()
+    tables = await connection.look("SELECT name, engine_full FROM system.tables WHERE database = 'default'", {})
+    assert {name for name, _ in tables} == {"events", "erasures", "eventmill_migrations"}
+    for _, engine in tables:
+        for setting in ("fsync_after_insert", "fsync_part_directory", *_AFTER_MERGE):
+            assert f"{setting} = 1" in engine
+    await connection.close()
+
+
+async def test_a_schema_of_the_first_version_is_upgraded_with_its_events(tmp_path: Path) -> None:
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    for statement in (migrations.BOOKKEEPING, *migrations.MIGRATIONS[0].statements):
+        await connection.execute(statement, {})
+    await connection.execute(migrations.RECORD.format(number=1, readable_from=1), {})
+    await store.insert(EventBatch.of(make_events(10)))
+    with pytest.raises(StoreMisconfigured, match="run `eventmill migrate`"):
+        await store.check()
+    await store.migrate()
+    assert await store.check() == []
+    assert await count(store) == 10
+    await connection.close()
+
+
 async def test_migrating_at_once_from_two_processes_is_safe(server: services.ClickHouse) -> None:
     async with opened(server.url) as one, opened(server.url) as two:
         await asyncio.gather(*(store.migrate() for store in (one, two) * 3))
@@ -469,7 +572,9 @@ async def test_an_erasure_during_an_insert_leaves_no_row_on_the_disk(tmp_path: P
         with pytest.raises(StoreUnavailable):
             await store.insert(batch)
     await store.insert(batch)
-    assert await connection.look("SELECT DISTINCT user_id FROM events", {}) == [("kept",)]
+    assert [event.user_id for event in await scan_all(store, everything())] == ["kept"]
+    await settled(connection)
+    assert await on_disk(connection, "gone") == 0
     await connection.close()
 
 
@@ -566,6 +671,17 @@ def test_the_schema_of_a_cluster_has_the_columns_of_the_migrations() -> None:
     assert tables(CLUSTER.read_text()) == tables(migrations.script(None))
 
 
+def test_the_schema_of_a_cluster_syncs_as_the_migrations_do_and_records_them() -> None:
+    script = CLUSTER.read_text()
+    engines = re.findall(r"MergeTree\(.*?;", script, re.DOTALL)
+    assert len(engines) == 3
+    for engine in engines:
+        for setting in ("fsync_after_insert", "fsync_part_directory", *_AFTER_MERGE):
+            assert f"{setting} = 1" in engine
+    recorded = ", ".join(f"({step.number}, {step.readable_from})" for step in migrations.MIGRATIONS)
+    assert f"VALUES {recorded};" in script
+
+
 async def test_the_schema_of_a_cluster_works_on_one_shard_without_keeper(tmp_path: Path) -> None:
     sql = re.sub(r"ReplicatedReplacingMergeTree\('[^']*', '[^']*'(, )?", "ReplacingMergeTree(", CLUSTER.read_text())
     sql = re.sub(r"\nENGINE = Distributed\([^,]*, [^,]*,", " AS remote('127.0.0.1', currentDatabase(),", sql)
@@ -603,8 +719,6 @@ async def test_a_question_reads_what_it_matches(url: str) -> None:
 
 
 async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eventmill_store_clickhouse import questions
-
     monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
     async with opened(url) as store:
         monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 1_000_000)
@@ -664,6 +778,54 @@ def test_leaving_during_a_long_question_ends_cleanly(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
 
 
+async def test_questions_that_nobody_waits_for_hold_nobody_up(tmp_path: Path) -> None:
+    long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+    connection = EmbeddedConnection(tmp_path / "chdb")
+    asking = [asyncio.create_task(connection.ask(long, {}, {"max_execution_time": 60})) for _ in range(30)]
+    assert await connection.look("SELECT 1", {}) == [(1,)]
+    for task in asking:
+        task.cancel()
+    async with asyncio.timeout(10):
+        assert await connection.ask("SELECT 42", {}, {}) == [(42,)]
+        running = (
+            "SELECT count() FROM system.processes WHERE query LIKE '%sipHash64(number)%' AND query NOT LIKE '%LIKE%'"
+        )
+        while await connection.look(running, {}) != [(0,)]:
+            pass
+    assert {task.cancelled() for task in asking} == {True}
+    await connection.close()
+
+
+async def test_a_question_to_a_server_may_end_when_its_connection_does(server: services.ClickHouse) -> None:
+    connection = ServerConnection(Address.parse(server.url), 5)
+    sql = "SELECT value FROM system.settings WHERE name = 'readonly'"
+    assert await connection.ask(sql, {}, {}) == [("2",)]  # the server cancels no other question
+    await connection.close()
+
+
+async def test_receipts_read_a_few_granules_however_old_one_of_them_is(tmp_path: Path) -> None:
+    day_ms, connection = 86_400_000, EmbeddedConnection(tmp_path / "chdb")
+    store = ClickHouseStore(connection, None)
+    await store.migrate()
+    rows = 500_000
+    await connection.execute(
+        "INSERT INTO events (project, event_name, timestamp, event_id, user_id, metadata, version)"
+        " SELECT 'default', 'page_view', fromUnixTimestamp64Milli({noon:Int64} - number * 20000, 'UTC'),"
+        f" toString(number), 'ada', '{{}}', 1 FROM numbers({rows})",
+        {"noon": NOON_MS},
+    )
+    wanted = [make_event(timestamp_ms=NOON_MS - n * 20_000, event_id=f"{n}").identity for n in (0, 1, 2, 3, rows - 1)]
+    sql, parameters = questions.find("default", wanted)
+    plan = "\n".join(line for (line,) in await connection.ask(f"EXPLAIN indexes = 1 {sql}", parameters, {}))
+    granules = [(int(some), int(all_)) for some, all_ in re.findall(r"Granules: (\d+)/(\d+)", plan)]
+    assert max(all_ for _, all_ in granules) > 60
+    assert min(some for some, all_ in granules if all_ > 1) <= 8, plan
+    missing = make_event(timestamp_ms=NOON_MS - 300 * day_ms, event_id="missing").identity
+    found = await store.find([*wanted, missing])
+    assert {event.identity for event in found} == set(wanted)
+    await connection.close()
+
+
 async def test_reads_stay_right_while_parts_merge(url: str) -> None:
     events = make_events(3000)
     query = question(start_ms=NOON_MS - 1, end_ms=NOON_MS + 10 * 86_400_000)
@@ -691,3 +853,163 @@ async def test_a_scan_pages_through_sparse_and_dense_times(url: str) -> None:
         found = await scan_all(store, EventFilter("default", NOON_MS - 2 * 10**11, NOON_MS + 10**9), 100)
         assert [event.identity for event in found[-29:]] == [event.identity for event in sparse]
         assert len(found) == 2029
+
+
+# the server's version and profile
+
+HOSTILE = {
+    "timeout": {"timeout_overflow_mode": "break", "max_execution_time": "0.000001"},
+    "read": {"read_overflow_mode": "break", "max_rows_to_read": "10"},
+    "result": {"result_overflow_mode": "break", "max_result_rows": "1", "max_block_size": "1"},
+    "groups": {"group_by_overflow_mode": "any", "max_rows_to_group_by": "1"},
+    "groups, ended": {"group_by_overflow_mode": "break", "max_rows_to_group_by": "1", "max_block_size": "1"},
+    "sort": {"sort_overflow_mode": "break", "max_rows_to_sort": "1", "max_block_size": "1"},
+    "set": {"set_overflow_mode": "break", "max_rows_in_set": "1"},
+    "join": {"join_overflow_mode": "break", "max_rows_in_join": "1", "max_block_size": "1"},
+    "distinct": {"distinct_overflow_mode": "break", "max_rows_in_distinct": "1"},
+    "limit": {"limit": "1"},
+    "offset": {"offset": "1"},
+    "page": {"limit": "1", "page": "2"},
+    "types in binary": {"output_format_native_encode_types_in_binary_format": "1"},
+    "table filter": {"additional_table_filters": "{'events': 'channel != \\'web\\''}"},
+    "result filter": {"additional_result_filter": "0"},
+    "nulls in joins": {"join_use_nulls": "1"},
+    "nulls in groups": {"group_by_use_nulls": "1"},
+    "nulls in aggregates": {"aggregate_functions_null_for_empty": "1"},
+    "old joins": {"any_join_distinct_right_table_keys": "1"},
+    "grouping of old": {"force_grouping_standard_compatibility": "0"},
+    "defaults of old": {"compatibility": "21.3"},
+    "extremes": {"extremes": "1"},
+    "cache": {"use_query_cache": "1", "query_cache_ttl": "600"},
+    "dialect": {"dialect": "kusto"},
+    "lenient inserts": {"input_format_allow_errors_num": "9", "input_format_allow_errors_ratio": "1"},
+    "no defaults": {"input_format_defaults_for_omitted_fields": "0"},
+    "late inserts": {"async_insert": "1", "wait_for_async_insert": "0"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_profile_makes_an_answer_wrong(server: services.ClickHouse, name: str) -> None:
+    events = make_events(300)
+    asked = [question(group_by=group, end_ms=NOON_MS + 5 * 86_400_000) for group in (None, "channel", "day")]
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(events))
+        await store.insert(EventBatch.of(events[:20]))
+        await store.metrics(asked[0])  # what a cache would answer from then on
+    server.set_profile(HOSTILE[name])
+    more = make_events(60, seed=1)
+    async with opened(server.url) as store:
+        stored = events
+        with suppress(StoreUnavailable, StoreMisconfigured):
+            await store.insert(EventBatch.of(more))
+            stored = [*stored, *more]
+        for query in asked:
+            with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
+                assert await store.metrics(query) == answers.count(stored, query)
+        with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
+            assert len(await store.find([event.identity for event in stored[:50]])) == 50
+        with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
+            assert await count(store) == len(stored)
+        is_erased = False
+        with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
+            await store.erase("default", "user_7", NOON_MS + 10**9)
+            is_erased = True
+    server.set_profile({})
+    async with opened(server.url) as store:
+        if not is_erased:  # what failed is repeated
+            await store.erase("default", "user_7", NOON_MS + 10**9)
+        assert await count(store) == sum(event.user_id != "user_7" for event in stored)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "mode"),
+    [
+        ("max_execution_time", 0.000001, "timeout_overflow_mode"),
+        ("max_rows_to_read", 10, "read_overflow_mode"),
+        ("max_result_rows", 1, "result_overflow_mode"),
+    ],
+)
+async def test_a_question_that_reaches_a_limit_fails_whatever_the_profile_says(
+    server: services.ClickHouse, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, mode: str
+) -> None:
+    server.set_profile({mode: "break", "max_block_size": "1"})
+    monkeypatch.setitem(questions.LIMITS, limit, value)
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(300)))
+        with pytest.raises(QueryTooLarge, match="shorter time"):
+            await store.metrics(question(group_by="channel", end_ms=NOON_MS + 5 * 86_400_000))
+
+
+async def test_a_setting_that_the_server_does_not_know_is_left_out(server: services.ClickHouse) -> None:
+    server.set_profile({}, unknown=["deduplicate_insert", "final", "use_query_cache"])
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(100)))
+        assert await store.check() == []
+        assert await count(store) == 100
+
+
+async def test_a_limit_of_the_server_takes_the_place_of_ours(server: services.ClickHouse) -> None:
+    server.set_profile(
+        {"max_memory_usage": "1000000000"}, fixed=["max_memory_usage", "max_partitions_per_insert_block"]
+    )
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(100)))
+        assert await count(store) == 100
+
+
+async def test_a_check_proves_that_rows_can_be_written_and_read(server: services.ClickHouse) -> None:
+    async with opened(server.url) as store:
+        await store.migrate()
+        server.fail("misconfigured")
+        with pytest.raises(StoreMisconfigured, match="No such column"):
+            await store.check()
+        assert await store.check() == []
+        server.fail("misconfigured")
+        assert await store.check() == []  # proved a moment ago
+
+
+async def test_a_store_that_takes_inserts_needs_no_other_proof(server: services.ClickHouse) -> None:
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(10)))
+        server.fail("misconfigured")
+        assert await store.check() == []
+
+
+async def test_a_user_who_may_only_read_is_told_by_a_check_and_can_ask(server: services.ClickHouse) -> None:
+    async with opened(server.url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(10)))
+    server.fail("denied", count=9)
+    async with opened(server.url) as store:
+        for _ in range(2):
+            [warning] = await store.check()
+            assert "may not insert" in warning
+        assert await count(store) == 10
+        with pytest.raises(StoreMisconfigured, match="Not enough privileges"):
+            await store.insert(EventBatch.of(make_events(1)))
+
+
+async def test_a_setting_that_the_server_fixes_otherwise_is_told(server: services.ClickHouse) -> None:
+    server.set_profile({"async_insert": "1"}, fixed=["async_insert"])
+    async with opened(server.url) as store:
+        await store.migrate()
+        for refusing in (store.insert(EventBatch.of(make_events(1))), store.check()):
+            with pytest.raises(StoreMisconfigured, match="fixes async_insert to '1', and eventmill needs '0'"):
+                await refusing
+
+
+async def test_a_server_that_is_exchanged_for_an_older_one_is_understood_at_the_next_try(
+    server: services.ClickHouse,
+) -> None:
+    async with opened(server.url) as store:
+        await store.migrate()
+        server.set_profile({}, unknown=["deduplicate_insert"])
+        with pytest.raises(StoreMisconfigured):
+            await store.insert(EventBatch.of(make_events(10)))
+        await store.insert(EventBatch.of(make_events(10)))
+        assert await count(store) == 10

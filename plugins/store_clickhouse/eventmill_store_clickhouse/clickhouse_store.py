@@ -1,5 +1,7 @@
 """The store: inserts that are proved, questions that are bounded, erasures that hold."""
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,11 +19,13 @@ from eventmill import (
     MetricsQuery,
     Position,
     QueryTooLarge,
+    RejectedEvents,
     Store,
     StoreMisconfigured,
     StoreUnavailable,
 )
 from eventmill_store_clickhouse import failures, migrations, questions
+from eventmill_store_clickhouse.canary import Canary
 from eventmill_store_clickhouse.connection import Connection
 from eventmill_store_clickhouse.erasures import Erasures
 from eventmill_store_clickhouse.statements import Statements
@@ -30,15 +34,20 @@ LINE_COLUMNS = tuple(Event.__struct_fields__)
 MAX_GROUPS = 10_000
 INSERT = {
     "async_insert": 0,
-    "deduplicate_insert": "disable",
+    "insert_deduplicate": 0,
+    "deduplicate_insert": "disable",  # its new name, which counts where a server knows both
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
+    "input_format_allow_errors_ratio": 0,
+    "input_format_defaults_for_omitted_fields": 1,
     "input_format_parallel_parsing": 0,  # one thread reads a batch in less time than several need to share it
     "input_format_json_read_objects_as_strings": 1,
     "input_format_skip_unknown_fields": 0,
 }
 MAX_PAGE = 50_000
+_READ_BACK_SECONDS = 1.0
 _FIRST_WINDOW_MS = 86_400_000
+_KEYS = 100  # in one statement, which a server takes as a URL of at most 1 MiB
 _ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
 
 
@@ -50,6 +59,7 @@ class ClickHouseStore(Store):
         self._statements = Statements(connection)
         self._erasures = Erasures(self._statements)
         self._retention_days = retention_days
+        self._canary = Canary(self._prove)
 
     async def migrate(self) -> None:
         await self._statements.execute(migrations.BOOKKEEPING)
@@ -65,16 +75,11 @@ class ClickHouseStore(Store):
         await self._retain()
 
     async def insert(self, batch: EventBatch) -> None:
-        await self._erasures.learn()
-        kept = batch
-        if self._erasures:
-            kept = batch.take(index for index, event in enumerate(batch.events) if not self._erasures.hide(event))
-        if kept:
-            await self._write(kept)
-            await self._erasures.learn()
-        # What was erased meanwhile was written all the same, and so, perhaps, by an earlier try.
-        if self._erasures and (gone := [event for event in batch.events if self._erasures.hide(event)]):
-            await self._erasures.sweep(gone)
+        if batch:
+            prepared = await self._erasures.prepare(batch)
+            await self._write(prepared)
+            self._canary.lives([])
+            await self._erasures.follow(prepared)
 
     async def _write(self, batch: EventBatch) -> None:
         try:
@@ -122,14 +127,15 @@ class ClickHouseStore(Store):
             raise StoreMisconfigured(
                 f"the table {', '.join(sorted(missing))} is missing: somebody removed or renamed it"
             )
-        return []
+        return await self._canary.look()
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
         found = []
         for project in {identity.project for identity in identities}:
-            wanted = {identity for identity in identities if identity.project == project}
-            rows = await self._statements.ask(*questions.around(project, list(wanted)))
-            found += [event for event in (_event(project, row) for row in rows) if event.identity in wanted]
+            wanted = [identity for identity in identities if identity.project == project]
+            for start in range(0, len(wanted), _KEYS):
+                rows = await self._statements.ask(*questions.find(project, wanted[start : start + _KEYS]))
+                found += [_event(project, row) for row in rows]
         return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
@@ -142,7 +148,25 @@ class ClickHouseStore(Store):
         )
 
     async def close(self) -> None:
+        self._canary.close()
         await self._connection.close()
+
+    async def _prove(self, event: Event) -> list[str]:
+        """Write the event and read it; return a warning where the server's user may only read."""
+        try:
+            await self._write(EventBatch.of([event]))
+        except RejectedEvents as error:
+            raise StoreMisconfigured(f"the store rejects every event: {error}") from error
+        except StoreMisconfigured as error:
+            if isinstance(error.__cause__, ClickHouseError) and failures.code_of(error.__cause__) in failures.DENIED:
+                return ["the store's user may not insert: that is enough for `serve`, but not for `consume`"]
+            raise
+        until = time.monotonic() + _READ_BACK_SECONDS
+        while not await self._statements.look(*questions.written(event)):
+            if time.monotonic() > until:
+                raise StoreUnavailable("a row that was written cannot be read")
+            await asyncio.sleep(0.1)  # another replica may answer, a little later
+        return []
 
     async def _window(self, filter: EventFilter, window_ms: int, limit: int) -> tuple[EventFilter, int]:
         """The newest span of time that holds about a page, and its rows: dense data makes it short."""

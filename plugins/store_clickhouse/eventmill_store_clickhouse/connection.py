@@ -16,7 +16,10 @@ class Connection(ABC):
 
     @abstractmethod
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        """Ask a question; the engine binds its parameters, they are never written into the text."""
+        """Ask a question; the engine binds its parameters, they are never written into the text.
+
+        May be cancelled: then the engine stops working on it, and what waits behind it does not wait for it.
+        """
 
     @abstractmethod
     async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:

@@ -8,6 +8,7 @@ from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMiscon
 
 # Names by `SELECT errorCodeToName(…)`. What is in no set counts as unavailable: core repeats it and looks closer.
 UNKNOWN_TABLE = 60
+DENIED = {164, 497}  # the user has no right to it
 MISCONFIGURED = {
     8: "THERE_IS_NO_COLUMN",
     10: "NOT_FOUND_COLUMN_IN_BLOCK",

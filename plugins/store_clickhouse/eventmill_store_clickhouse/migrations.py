@@ -60,7 +60,15 @@ ORDER BY (project, user_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 """
 
-MIGRATIONS = (Migration(1, 1, (_EVENTS, _ERASURES)),)
+# Merges and mutations write new parts and drop the synced ones, so what they write must be synced as well.
+_SYNCED = "ALTER TABLE {} MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1,"
+_SYNCED += " min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1"
+_TABLES = ("events", "erasures", "eventmill_migrations")
+
+MIGRATIONS = (
+    Migration(1, 1, (_EVENTS, _ERASURES)),
+    Migration(2, 1, tuple(_SYNCED.format(table) for table in _TABLES)),
+)
 NEWEST = MIGRATIONS[-1].number
 
 

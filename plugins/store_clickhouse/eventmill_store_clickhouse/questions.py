@@ -1,6 +1,6 @@
 """The SQL of every question. Values reach the engine as parameters, never as text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from eventmill import Event, EventFilter, GroupBy, Identity, MetricsQuery, Position
@@ -21,14 +21,19 @@ _TIME = """
   AND timestamp < fromUnixTimestamp64Milli({end_ms:Int64}, 'UTC')
 """
 
-# An erased event may still be on the disk, or arrive again: each question looks at the tombstones itself.
+# An erased event may still be on the disk, or arrive again: each question looks at the tombstones itself. Of a row that
+# was emptied (it has no user) only identity and version are left, so that it goes on to overtake older versions.
+_ERASED = """
+LEFT ANY JOIN (
+    SELECT user_id, max(until) AS erased_until FROM erasures WHERE project = {project:String} GROUP BY user_id
+) AS erased USING (user_id)
+"""
+_SHOWN = "timestamp > erased_until AND user_id != ''"
 _LIVE = f"""
 FROM events FINAL
-LEFT ANY JOIN (
-    SELECT user_id, max(until) AS erased_until FROM erasures WHERE project = {{project:String}} GROUP BY user_id
-) AS erased USING (user_id)
+{_ERASED}
 WHERE project = {{project:String}} {_TIME}
-  AND timestamp > erased_until
+  AND {_SHOWN}
 """
 
 _GROUPS: dict[GroupBy, str] = {
@@ -113,77 +118,61 @@ _USER = """
 project = {project:String} AND user_id = {user_id:String}
   AND timestamp <= fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')
 """
-OF_USER = f"SELECT count() FROM events FINAL WHERE {_USER}"
+# A user's events by month; those that were erased before, and wait on the disk to be emptied, are not counted.
+OF_USER = f"""
+SELECT toYYYYMM(timestamp) AS month,
+       uniqExactIf((event_name, timestamp, event_id), timestamp > fromUnixTimestamp64Milli({{before_ms:Int64}}, 'UTC'))
+FROM events WHERE {_USER} GROUP BY month
+"""
+ERASED_BEFORE = """
+SELECT toUnixTimestamp64Milli(max(until)) FROM erasures WHERE project = {project:String} AND user_id = {user_id:String}
+"""
 ERASE = """
 INSERT INTO erasures (project, user_id, until)
 SELECT {project:String}, {user_id:String}, fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')
 """
-MONTHS_OF_USER = f"SELECT DISTINCT toYYYYMM(timestamp) FROM events WHERE {_USER}"
-# A row by name, in one string: control characters are in no event's name and in no id.
-_KEY = "concat(event_name, char(0), toString(toUnixTimestamp64Milli(timestamp)), char(0), event_id)"
-# Of other users, in a month, what a newer version of the same event, now this user's, has overtaken.
-OVERTAKEN = f"""
-SELECT DISTINCT {_KEY} FROM events
-WHERE project = {{project:String}} AND toYYYYMM(timestamp) = {{month:UInt32}} AND user_id != {{user_id:String}}
-  AND (event_name, timestamp, event_id) IN (
-      SELECT event_name, timestamp, event_id FROM events FINAL WHERE {_USER} AND toYYYYMM(timestamp) = {{month:UInt32}})
+
+
+def empty(months: Iterable[int]) -> str:
+    """Empty the user's rows of these months, in the background; other parts of the table need not be looked at."""
+    row = "user_id = '', channel = '', campaign_id = '', tags = [], metadata = '{}'"
+    updates = [f"UPDATE {row} IN PARTITION {month:d} WHERE {_USER}" for month in months]
+    return f"ALTER TABLE events {', '.join(updates)} SETTINGS mutations_sync = 0"
+
+
+# One row: the server's time, and what changes with each tombstone.
+ERASURES_FINGERPRINT = """
+SELECT toUnixTimestamp(now()), count(), groupBitXor(cityHash64(project, user_id, until)) FROM erasures
 """
+ERASURES = "SELECT project, user_id, toUnixTimestamp64Milli(until), toUnixTimestamp(erased_at) FROM erasures"
 
 
-def delete_keys(month: int) -> str:
-    """Delete rows by name, but for the user's own."""
-    return f"""
-DELETE FROM events IN PARTITION {month:d}
-WHERE project = {{project:String}} AND user_id != {{user_id:String}} AND has({{keys:Array(String)}}, {_KEY})
-"""
-
-
-def delete_user(month: int) -> str:
-    """Delete the user's rows."""
-    return f"DELETE FROM events IN PARTITION {month:d} WHERE {_USER}"
-
-
-# A superset of some events' rows, narrow by the sorting key.
-_AROUND = """
-  AND event_name IN {event_names:Array(String)}
-  AND timestamp >= fromUnixTimestamp64Milli({first_ms:Int64}, 'UTC')
-  AND timestamp <= fromUnixTimestamp64Milli({last_ms:Int64}, 'UTC')
-  AND event_id IN {event_ids:Array(String)}
-"""
-
-
-def users_on_disk(project: str, events: Sequence[Event]) -> tuple[str, dict[str, Any]]:
-    """Which of the events' users have rows around there."""
+def find(project: str, identities: Iterable[Identity]) -> tuple[str, dict[str, Any]]:
+    """Rows of COLUMNS of these events, by their exact keys. Without FINAL, which would read all of each granule."""
     sql = f"""
-SELECT DISTINCT user_id FROM events
-WHERE project = {{project:String}} {_AROUND} AND user_id IN {{user_ids:Array(String)}}
+SELECT {", ".join(COLUMNS)} FROM (
+    SELECT * FROM events WHERE {_KEYS} ORDER BY version DESC LIMIT 1 BY event_name, timestamp, event_id
+) AS found
+{_ERASED}
+WHERE {_SHOWN}
 """
-    user_ids = sorted({event.user_id for event in events})
-    return sql, _around(project, [event.identity for event in events]) | {"user_ids": user_ids}
+    return sql, {"project": project, "keys": [_key(identity) for identity in identities]}
 
 
-def around(project: str, identities: Sequence[Identity]) -> tuple[str, dict[str, Any]]:
-    """Rows of COLUMNS, among them those of these events."""
-    parameters = _around(project, identities)
-    parameters |= {"start_ms": parameters["first_ms"], "end_ms": parameters["last_ms"] + 1}
-    return f"SELECT {', '.join(COLUMNS)} {_LIVE} {_AROUND}", parameters
+def written(event: Event) -> tuple[str, dict[str, Any]]:
+    """A row, where this event or a newer version of it can be read."""
+    sql = f"SELECT 1 FROM events WHERE {_KEYS} AND version >= {{version:UInt64}} LIMIT 1"
+    return sql, {"project": event.project, "keys": [_key(event.identity)], "version": event.version}
 
 
-def _around(project: str, identities: Sequence[Identity]) -> dict[str, Any]:
-    return {
-        "project": project,
-        "event_names": sorted({identity.event_name for identity in identities}),
-        "first_ms": min(identity.timestamp_ms for identity in identities),
-        "last_ms": max(identity.timestamp_ms for identity in identities),
-        "event_ids": [identity.event_id for identity in identities],
-    }
+# By the sorting key: only the granules of these events are read.
+_KEYS = """project = {project:String}
+    AND (event_name, timestamp, event_id) IN {keys:Array(Tuple(String, DateTime64(3, 'UTC'), String))}"""
 
 
-# One row: the server's time, and the tombstones as columns.
-ERASURES = """
-SELECT toUnixTimestamp(now()), groupArray(project), groupArray(user_id), groupArray(toUnixTimestamp64Milli(until))
-FROM erasures WHERE erased_at >= toDateTime({since_s:UInt32})
-"""
+def _key(identity: Identity) -> tuple[str, str, str]:
+    seconds, milliseconds = divmod(identity.timestamp_ms, 1000)
+    return identity.event_name, f"{seconds}.{milliseconds:03}", identity.event_id
 
 
 def _parameters(filter: EventFilter) -> dict[str, Any]:

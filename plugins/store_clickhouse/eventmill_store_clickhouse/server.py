@@ -1,14 +1,17 @@
 """A ClickHouse server over HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
-from clickhouse_connect.driver.exceptions import OperationalError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
+from eventmill_store_clickhouse import profile
 from eventmill_store_clickhouse.connection import Connection, Rows
+from eventmill_store_clickhouse.profile import PINNED, Profile
 from eventmill_store_clickhouse.settings import Address
 
 CONNECT_SECONDS = 2
@@ -18,7 +21,8 @@ _CONNECTIONS = 16
 _QUESTIONS = 12  # at once: the other connections are for inserts and checks
 # The engine says how much it wrote only at the end, and with these also whether it failed there.
 _PROVED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
-
+# The server ends a question whose connection is closed, provided that it may not write (the driver asks for the rest).
+_QUESTION = {"readonly": 2}
 
 T = TypeVar("T")
 
@@ -31,23 +35,23 @@ class ServerConnection(Connection):
         self._timeout_seconds = timeout_seconds
         self._client: AsyncClient | None = None
         self._attempt: asyncio.Task[AsyncClient] | None = None
+        self._profile: Profile | None = None
         self._questions = asyncio.Semaphore(_QUESTIONS)
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
-        await (await self._connect()).command(sql, parameters=dict(parameters))
+        async with self._fitting({}) as (client, fitted):
+            await client.command(sql, parameters=dict(parameters), settings=fitted)
 
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
         async with self._questions:
-            return await self._query(sql, parameters, settings)
+            return await self._query(sql, parameters, dict(settings) | _QUESTION)
 
     async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
         return await self._query(sql, parameters, {})
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
-        client = await self._connect()
-        summary = await client.raw_insert(
-            table, list(columns), lines, settings=dict(settings) | _PROVED, fmt="JSONEachRow"
-        )
+        async with self._fitting(settings) as (client, fitted):
+            summary = await client.raw_insert(table, list(columns), lines, settings=fitted | _PROVED, fmt="JSONEachRow")
         return summary.written_rows
 
     async def close(self) -> None:
@@ -57,9 +61,23 @@ class ServerConnection(Connection):
             await self._client.close()
 
     async def _query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        async with self._fitting(settings) as (client, fitted):
+            question = client.query(sql, parameters=dict(parameters), settings=fitted)
+            return (await _within(QUESTION_SECONDS, question)).result_rows
+
+    @asynccontextmanager
+    async def _fitting(self, settings: Mapping[str, Any]) -> AsyncIterator[tuple[AsyncClient, dict[str, Any]]]:
+        """The client, and what of the settings the server takes; it is asked once, and again when it refuses one."""
         client = await self._connect()
-        question = client.query(sql, parameters=dict(parameters), settings=dict(settings))
-        return (await _within(QUESTION_SECONDS, question)).result_rows
+        try:
+            if self._profile is None:
+                answer = client.query(profile.LOOKUP, settings=profile.FOR_LOOKUP)
+                self._profile = Profile.read((await _within(HANDSHAKE_SECONDS, answer)).result_rows)
+            yield client, self._profile.fit({**PINNED, **settings})
+        except DatabaseError as error:
+            if error.code in profile.STALE:
+                self._profile = None
+            raise
 
     async def _connect(self) -> AsyncClient:
         """The client; making it asks the server for its version, so it is made when it is needed, once for all."""

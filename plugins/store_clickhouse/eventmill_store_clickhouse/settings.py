@@ -1,7 +1,9 @@
 """Settings of the ClickHouse store."""
 
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, unquote, urlsplit
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -86,3 +88,8 @@ class ClickHouseStoreSettings(PluginSettings):
     @property
     def reach(self) -> Reach:
         return "process" if self.address.scheme == "chdb" else "network"
+
+    def scratch(self, folder: Path) -> Self | None:
+        if self.reach != "process":
+            return None
+        return self.model_copy(update={"url": SecretStr(f"chdb://{quote(str(folder))}")})

@@ -30,10 +30,10 @@ class Statements:
         except ClickHouseError as error:
             raise failures.explain(error) from error
 
-    async def ask(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        """Ask a question, within its limits."""
+    async def ask(self, sql: str, parameters: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Rows:
+        """Ask a question, within these limits; those of clients' questions if there are no others."""
         try:
-            return await self._connection.ask(sql, parameters, questions.LIMITS)
+            return await self._connection.ask(sql, parameters, questions.LIMITS if limits is None else limits)
         except ClickHouseError as error:
             raise failures.explain_question(error) from error
 

@@ -4,16 +4,16 @@ import heapq
 import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from eventmill import Event, EventBatch, EventFilter, Identity, Position, Store
+from eventmill import Event, EventBatch, EventFilter, Identity, Position, Store, forget
 
 Key = tuple[int, str, str]  # (-timestamp_ms, event_name, event_id): the order of `scan`
 _FEW = 100
 
 
 class MemoryStore(Store):
-    """Events by identity; for each project and name the keys, in the order of `scan`."""
+    """Events by identity, erased ones too; for each project and name the keys, in the order of `scan`."""
 
     def __init__(self) -> None:
         self._events: dict[Identity, Event] = {}
@@ -27,7 +27,7 @@ class MemoryStore(Store):
         fresh: defaultdict[tuple[str, str], list[Key]] = defaultdict(list)
         for event in batch.events:
             if self._is_erased(event):
-                continue
+                event = forget(event)
             other = self._events.get(event.identity)
             if other is None:
                 key = (-event.timestamp_ms, event.event_name, event.event_id)
@@ -47,20 +47,20 @@ class MemoryStore(Store):
         names = self._keys[filter.project]
         wanted = names if filter.event_names is None else set(filter.event_names) & names.keys()
         spans = [self._span(names[name], filter, before) for name in wanted]
-        page = itertools.islice(heapq.merge(*spans), limit)
-        return [self._events[Identity(filter.project, name, -negative, event_id)] for negative, name, event_id in page]
+        events = (
+            self._events[Identity(filter.project, name, -negative, event_id)]
+            for negative, name, event_id in heapq.merge(*spans)
+        )
+        return list(itertools.islice(_shown(events), limit))
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
-        return [self._events[identity] for identity in set(identities) if identity in self._events]
+        return list(_shown(self._events[identity] for identity in set(identities) if identity in self._events))
 
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         key = (project, user_id)
         self._tombstones[key] = max(until_ms, self._tombstones.get(key, until_ms))
         erased = [event for event in self._events.values() if self._is_erased(event)]
-        for event in erased:
-            del self._events[event.identity]
-            keys = self._keys[project][event.event_name]
-            del keys[bisect_left(keys, (-event.timestamp_ms, event.event_name, event.event_id))]
+        self._events |= {event.identity: forget(event) for event in erased}
         return len(erased)
 
     async def check(self) -> list[str]:
@@ -80,3 +80,8 @@ class MemoryStore(Store):
             if -keys[index][0] < filter.start_ms:
                 return
             yield keys[index]
+
+
+def _shown(events: Iterable[Event]) -> Iterator[Event]:
+    """Without those that are forgotten."""
+    return (event for event in events if event.user_id)

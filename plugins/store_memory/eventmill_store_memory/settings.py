@@ -1,5 +1,7 @@
 """Settings of the memory store: there are none."""
 
+from pathlib import Path
+
 from eventmill import PluginSettings, Reach, SettingsConfigDict
 
 
@@ -11,3 +13,6 @@ class MemoryStoreSettings(PluginSettings):
     @property
     def reach(self) -> Reach:
         return "process"
+
+    def scratch(self, folder: Path) -> "MemoryStoreSettings":
+        return self
