@@ -217,6 +217,43 @@ class Ageless(Honest):
         return dataclasses.replace(await self.inner.depth(), oldest_age_seconds=0.0)
 
 
+class PrefersFreshMessages(Honest):
+    """Gives back what was received before as long as there is something else."""
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        deliveries = await self.inner.receive(max_messages, wait_seconds)
+        fresh = [delivery for delivery in deliveries if delivery.attempts == 1]
+        if fresh and len(fresh) < len(deliveries):
+            await self.inner.release([delivery for delivery in deliveries if delivery.attempts > 1])
+        return fresh or deliveries
+
+
+class PrefersOldMessages(Honest):
+    """Gives back fresh messages as long as there is something else."""
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        deliveries = await self.inner.receive(1000, wait_seconds)
+        chosen = sorted(deliveries, key=lambda delivery: -delivery.attempts)[:max_messages]
+        await self.inner.release([delivery for delivery in deliveries if delivery not in chosen])
+        return chosen
+
+
+class TrustsTheClock(Honest):
+    """Hides what comes again while the clock is behind the lease's begin."""
+
+    def __init__(self, inner: Queue) -> None:
+        super().__init__(inner)
+        self.latest = 0.0
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        deliveries = await self.inner.receive(max_messages, wait_seconds)
+        if deliveries and time.time() < self.latest:
+            await self.inner.release(deliveries, 1)
+            return []
+        self.latest = time.time()
+        return deliveries
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_any_number_of_messages_arrives_once_each",
     Doubles: "test_any_number_of_messages_arrives_once_each",
@@ -249,6 +286,9 @@ CAUGHT_BY: dict[type[Honest], str] = {
     KillsAfterThree: "test_attempts_alone_never_end_a_message",
     DeadForgetsAcks: "test_dead_letters_can_be_listed_purged_and_replayed",
     Ageless: "test_depth_counts_what_waits_and_what_is_leased",
+    PrefersFreshMessages: "test_an_expired_lease_gets_its_turn_beside_fresh_messages",
+    PrefersOldMessages: "test_messages_that_always_come_back_do_not_hold_up_fresh_ones",
+    TrustsTheClock: "test_a_clock_that_is_set_changes_no_lease_and_no_delay",
     EmptiesByMigrating: "test_migrating_again_keeps_what_is_there",
 }
 

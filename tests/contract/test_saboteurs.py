@@ -1,5 +1,7 @@
 """The contract suites catch backends that break the contract."""
 
+import fcntl
+import json
 import os
 import re
 import subprocess
@@ -15,7 +17,6 @@ SUITES = {
     "queue": ("QueueContract", "MemoryQueueSettings", "lease_seconds=1", queue_saboteurs),
     "store": ("StoreContract", "MemoryStoreSettings", "", store_saboteurs),
 }
-pytestmark = pytest.mark.xdist_group("saboteurs")  # they share a fixture that takes long
 CASES = [(kind, saboteur) for kind, suite in SUITES.items() for saboteur in suite[3].CAUGHT_BY]
 
 _IMPORTS = """
@@ -36,8 +37,21 @@ class Test{name}({contract}):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """(class, test) of each failure, when every saboteur runs the test that must catch it."""
-    folder = tmp_path_factory.mktemp("saboteurs")
+    """(class, test) of each failure, when every saboteur runs the test that must catch it.
+
+    The test processes share one run: it takes half a minute.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    result = shared / "saboteurs.json"
+    with (shared / "saboteurs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            result.write_text(json.dumps(sorted(run_all(tmp_path_factory.mktemp("saboteurs")))))
+        return {(name, test) for name, test in json.loads(result.read_text())}
+
+
+def run_all(folder: Path) -> set[tuple[str, str]]:
     nodes = []
     for kind, (contract, settings, arguments, saboteurs) in SUITES.items():
         module = folder / f"test_{kind}.py"
@@ -45,7 +59,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
         words = {"kind": kind, "contract": contract, "settings": settings, "arguments": arguments}
         module.write_text(_IMPORTS.format(**words) + "".join(_CLASS.format(name=name, **words) for name in names))
         nodes += [f"{module}::Test{s.__name__}::{caught_by}" for s, caught_by in saboteurs.CAUGHT_BY.items()]
-    output = run_pytest(folder, *nodes)
+    output = run_pytest(folder, "-n", "4", *nodes)
     assert "error" not in output.splitlines()[-1], output
     return set(re.findall(r"^FAILED .*::Test(\w+)::(\w+)", output, re.MULTILINE))
 
