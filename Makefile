@@ -3,22 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 NAME ?=
+SEEDS ?= 100000
 
-.PHONY: help run test check bench soak clean
+.PHONY: help run test check bench soak steady clean
 
 help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080  (options: make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and pass all tests                            (options: make test ARGS='-k bulk')"
 	@echo "make check  ruff and mypy"
 	@echo "make bench  what benchmarks/README.md quotes, measured here            (one of them: make bench NAME=ingest_bulk)"
-	@echo "make soak   twenty minutes of crashes on three deployments    (options: make soak ARGS=60, seconds of crashes)"
+	@echo "make soak   a hundred thousand simulated runs, then twenty minutes of crashes on three deployments"
+	@echo "                                     (options: make soak SEEDS=1000 ARGS=60, runs and seconds of crashes)"
+	@echo "make steady 45 minutes at 500 events/s: memory and files must not grow      (options: make steady ARGS='5 500')"
 	@echo "make clean  remove .venv and the tools' caches"
 
 run: .venv/.run
 	@exec $(BIN)/eventmill run $(ARGS)
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/.dev
 	@$(BIN)/ruff check .
@@ -29,7 +32,11 @@ bench: .venv/.dev
 	@PYTHONPATH=tests $(BIN)/python benchmarks/run.py $(NAME)
 
 soak: .venv/.dev
+	@$(BIN)/python -m eventmill.testing.simulation 0 $(SEEDS)
 	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
+
+steady: .venv/.dev
+	@PYTHONPATH=tests $(BIN)/python benchmarks/steady.py $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

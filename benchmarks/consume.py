@@ -22,10 +22,11 @@ import eventmill_store_clickhouse
 import real_events
 import services
 from eventmill import Event, Queue, QueueBackend
-from eventmill.consumer import Consumer
+from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
-from eventmill.frames import encode_frame, split
+from eventmill.frames import MAX_FRAME_BYTES, pack
 from eventmill.settings import PluginSettings
+from eventmill.shutdown import Shutdown
 from eventmill.validation import parse_event
 from eventmill_queue_redis.settings import RedisQueueSettings
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
@@ -36,8 +37,7 @@ from figures import Figure, compare, in_turn
 EVENTS, ROUNDS = 500_000, 3
 BATCH = 20_000
 BATCH_SECONDS = 0.1  # so that the last batch does not wait for company
-BAR = 0.70
-_FRAME_BYTES = 58_000
+BAR = 0.60
 _TYPES = ["LowCardinality(String)", "LowCardinality(String)", "Int64", "String", "LowCardinality(String)", "String"]
 _TYPES += ["LowCardinality(String)", "Array(LowCardinality(String))", "String", "Int64", "UInt64"]
 
@@ -45,7 +45,7 @@ _TYPES += ["LowCardinality(String)", "Array(LowCardinality(String))", "String", 
 def consume() -> list[Figure]:
     """From SQLite and from Redis."""
     events = make_events()
-    bodies = [encode_frame(run) for run in split([encode_line(event) for event in events], _FRAME_BYTES)]
+    bodies = [body for _, body in pack([encode_line(event) for event in events], MAX_FRAME_BYTES)]
     with tempfile.TemporaryDirectory() as name, services.running_redis(Path(name) / "redis") as redis:
         folder = Path(name)
         store = ClickHouseStoreSettings(url=SecretStr(f"chdb://{folder}/chdb"))
@@ -94,13 +94,14 @@ async def _drain(
     async with backend.open(settings) as queue, eventmill_store_clickhouse.backend.open(store_settings) as store:
         await queue.migrate()
         await _publish(queue, bodies)
-        consumer = Consumer(queue, store, batch_seconds=BATCH_SECONDS)
+        shutdown = Shutdown()
+        consumer = Consumer(queue, store, shutdown, batch_seconds=BATCH_SECONDS)
         consuming = asyncio.create_task(consumer.run())
         started = time.perf_counter()
         while (depth := await queue.depth()).ready or depth.in_flight:  # noqa: ASYNC110 (only the queue knows)
             await asyncio.sleep(0.02)
         seconds = time.perf_counter() - started
-        consumer.stop()
+        shutdown.begin(DRAIN_SECONDS)
         await consuming
         return seconds
 

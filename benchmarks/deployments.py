@@ -1,5 +1,7 @@
 """Three deployments with servers of their own that can be broken and mended: for the soak."""
 
+import contextlib
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 import services
 
 LEASE_SECONDS = "5"
+DISK_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Deployment:
     Attributes:
         store, queue: how each is taken away as a whole; None where it lives in the programs themselves.
         faults: what else goes wrong now and then.
-        usage: what the queue's service has billed so far, where somebody counts it.
+        usage: what the queue's service has billed so far, if it counts that.
+        environment: further variables for the programs.
     """
 
     settings: Mapping[str, str]
@@ -43,6 +47,7 @@ class Deployment:
     queue: Outage | None = None
     faults: list[Outage] = field(default_factory=list)
     usage: Callable[[], Mapping[str, int]] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outages(self) -> list[Outage]:
@@ -51,8 +56,32 @@ class Deployment:
 
 @contextmanager
 def embedded(folder: Path) -> Iterator[Deployment]:
-    """SQLite and chDB."""
-    yield Deployment({})
+    """SQLite and chDB, on a small disk of their own if one can be mounted, which another program fills."""
+    disk = folder / "disk"
+    disk.mkdir()
+    with small_disk(disk) as is_small:
+        filling = Outage(partial(fill, disk), (disk / "filler").unlink)
+        yield Deployment({}, faults=[filling] if is_small else [], environment={"TMPDIR": str(disk)})
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """Mount a small file system there; yield whether that was allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    block = bytes(1024 * 1024)
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(block) == len(block):
+            pass
 
 
 @contextmanager
@@ -69,7 +98,7 @@ def redis(folder: Path) -> Iterator[Deployment]:
             "EVENTMILL_QUEUE_REDIS_LEASE_SECONDS": LEASE_SECONDS,
         }
         store, queue = Outage(clickhouse.kill, clickhouse.start), Outage(server.kill, server.start)
-        yield Deployment(settings | _clickhouse(clickhouse), store, queue)
+        yield Deployment(settings | _clickhouse(clickhouse), store, queue, [_partly(clickhouse)])
 
 
 @contextmanager
@@ -85,9 +114,18 @@ def sqs(folder: Path) -> Iterator[Deployment]:
         }
         mend, receives = partial(server.fail, "", 0), "ReceiveMessage"
         faults = [Outage(partial(server.fail, kind, -1), mend) for kind in ("throttle", "lost", "partial", "cut")]
-        faults.append(Outage(partial(server.fail, "duplicate", -1, receives), partial(server.fail, "", 0, receives)))
+        faults += [
+            Outage(partial(server.fail, kind, -1, receives), partial(server.fail, "", 0, receives))
+            for kind in ("duplicate", "short")
+        ]
+        faults.append(_partly(clickhouse))
         store, queue = Outage(clickhouse.kill, clickhouse.start), Outage(partial(server.fail, "error", -1), mend)
         yield Deployment(settings | _clickhouse(clickhouse), store, queue, faults, partial(server.usage, "units"))
+
+
+def _partly(server: services.ClickHouse) -> Outage:
+    """Some rows fail whatever comes with them, as if a shard were away."""
+    return Outage(partial(server.fail, "part", 1_000_000), partial(server.fail, "", 0))
 
 
 def _clickhouse(server: services.ClickHouse) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An ASGI program that does nothing, on the same server as eventmill: what uvicorn alone can do.
+"""An ASGI program that does nothing, on the same server as eventmill, set alike: what uvicorn alone can do.
 
 python empty_asgi.py PORT
 """
@@ -18,4 +18,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", access_log=False, log_level="warning")
+    config = uvicorn.Config(
+        app,
+        port=int(sys.argv[1]),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import real_events
 import services
-from figures import Figure, compare, in_turn
+from figures import Figure, alone, compare, in_turn
+from ingest import event
 from load import SERVER_CPU, need_wrk, post
 from mill import eventmill
 from servers import HERE, Server, serving
@@ -18,6 +19,7 @@ from sqs_cost import total
 ROUNDS, SECONDS = 3, 5
 BULK_EVENTS = 1000
 RATE_BAR, UNITS_BAR = 15.0, 200.0
+TAIL_BAR = 2.5  # the 99th percentile of single posts at full load, over their median
 
 
 def ingest() -> list[Figure]:
@@ -30,12 +32,20 @@ def ingest() -> list[Figure]:
         assert done.returncode == 0, done.stderr
         with serving(Path(folder), settings) as server:
             rounds = in_turn(ROUNDS, partial(_packed, server, sqs), partial(_single, sqs, url))
+            [tails] = in_turn(ROUNDS, partial(_tail, server))
     of = "one SendMessage per event"
     rates, units = ([[pair[part] for pair in side] for side in rounds] for part in (0, 1))
     return [
         compare("ingest_sqs", of, "events/s", *rates, at_least=RATE_BAR),
         compare("ingest_sqs", of, "units billed per event", *units, inverse=True, at_least=UNITS_BAR),
+        alone("ingest_sqs, single posts", "p99 / p50", tails, at_most=TAIL_BAR),
     ]
+
+
+def _tail(server: Server) -> float:
+    """The 99th percentile over the median of what single posts wait, at full load."""
+    load = post(server.url, "/events", event(), server.pid, SECONDS)
+    return load.p99_ms / load.p50_ms
 
 
 def _packed(server: Server, sqs: services.SqsServer) -> tuple[float, float]:

@@ -20,8 +20,9 @@ local head, tail, n = %s, %s, 0
 request = function() n = n + 1; return head .. string.format("%%010d", n) .. tail end
 done = function(summary, latency)
   local e = summary.errors
-  io.write(string.format('{"requests": %%d, "us": %%d, "errors": %%d, "p99_us": %%d}\\n',
-    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(99)))
+  io.write(string.format('{"requests": %%d, "us": %%d, "errors": %%d, "p50_us": %%d, "p99_us": %%d}\\n',
+    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
+    latency:percentile(50), latency:percentile(99)))
 end
 """
 
@@ -32,6 +33,7 @@ class Load:
 
     per_second: float
     cpu_us: float  # of the server, per request
+    p50_ms: float
     p99_ms: float
 
 
@@ -70,7 +72,7 @@ def post(url: str, path: str, body: bytes, pid: int, seconds: float, *, connecti
     result = json.loads(found[0])
     assert not result["errors"], done.stdout
     per_second = result["requests"] / result["us"] * 1e6
-    return Load(per_second, used / result["requests"] * 1e6, result["p99_us"] / 1000)
+    return Load(per_second, used / result["requests"] * 1e6, result["p50_us"] / 1000, result["p99_us"] / 1000)
 
 
 def _lua(text: bytes) -> str:

@@ -22,7 +22,9 @@ import insert_encoding
 import live
 import query
 import sqs_cost
+import sqs_drain
 import start
+import synced_merges
 from eventmill.cli.output import print_table
 from figures import Figure
 
@@ -32,8 +34,10 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "ingest_bulk": ingest.bulk,
     "ingest_sqs": ingest_sqs.ingest,
     "sqs_cost": sqs_cost.cost,
+    "sqs_drain": sqs_drain.drain,
     "insert_encoding": insert_encoding.encoding,
     "consume": consume.consume,
+    "synced_merges": synced_merges.synced_merges,
     "query_day": query.reference,
     "query_growth": query.growth,
     "fresh": live.fresh,

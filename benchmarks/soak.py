@@ -3,9 +3,11 @@
     PYTHONPATH=tests python benchmarks/soak.py [SECONDS [OUTAGE_SECONDS]]
 
 `eventmill crashtest --kill9` kills the API and the consumer; meanwhile redis-server and ClickHouse's gateway are killed
-and started again, and the SQS server of the tests throttles, loses replies, fails in part and delivers twice. The three
-deployments are crashed at the same time. Then each, alone, goes through the gates of `gates.py`, with outages of half a
-minute. The figures go to benchmarks/soak.json. Exit 1 when anything was lost or doubled, or a gate is not passed.
+and started again, or a part of the rows fails; the SQS server of the tests throttles, loses replies, fails in part,
+delivers twice and answers short; and another program fills the disk of SQLite and chDB. The three deployments are
+crashed at the same time. Then each, alone, goes through the gates of `gates.py`, with outages of half a minute, and the
+power of a disk is cut for a minute. The figures go to benchmarks/soak.json. Exit 1 when anything was lost or doubled,
+or a gate is not passed.
 """
 
 import json
@@ -28,10 +30,12 @@ from deployments import Deployment
 from eventmill.cli.output import print_table
 from gates import Gates
 from mill import environment, eventmill
+from power_cut import NoDisk, cut_for
 
 RESULTS = Path(__file__).parent / "soak.json"
 OUTAGE_SECONDS = (1.0, 5.0)
 CALM_SECONDS = (5.0, 15.0)
+POWER_CUT_SECONDS = 60.0
 
 
 @contextmanager
@@ -67,9 +71,8 @@ def crash(name: str, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, getattr(deployments, name)(Path(folder)) as deployment:
         migrate(deployment, Path(folder))
         started = time.monotonic()
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(deployment.settings), stdout=subprocess.PIPE, text=True
-        )
+        variables = environment(deployment.settings) | dict(deployment.environment)
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True)
         try:
             with troubled(deployment, seconds) as count:
                 time.sleep(seconds)
@@ -89,6 +92,16 @@ def pass_gates(name: str, seconds: float) -> dict[str, Any]:
         gates = Gates(deployment, Path(folder), seconds)
         gates.run()
     return {"deployment": name, **gates.figures, "failed": gates.failed}
+
+
+def cut_power(seconds: float) -> dict[str, Any]:
+    """Cut the power of a disk for so long, unless this machine lets nobody make one."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            cuts, acknowledged, lost = cut_for(Path(folder), seconds)
+        except NoDisk as error:
+            return {"not run": str(error)}
+    return {"cuts": cuts, "acknowledged": acknowledged, "lost": lost}
 
 
 def migrate(deployment: Deployment, folder: Path) -> None:
@@ -117,11 +130,14 @@ def main() -> None:
         with console.status(f"the gates of {name}"):
             passed.append(pass_gates(name, outage_seconds))
     show(passed)
-    RESULTS.write_text(json.dumps({"crashes": crashed, "gates": passed}, indent=2) + "\n")
+    with console.status("power cuts"):
+        power = cut_power(min(POWER_CUT_SECONDS, seconds))
+    print_table(("power cuts", ""), [(name, str(figure)) for name, figure in power.items()])
+    RESULTS.write_text(json.dumps({"crashes": crashed, "gates": passed, "power_cuts": power}, indent=2) + "\n")
     # A deployment that should have had outages and had none proves nothing.
-    unproved = [result for result in crashed if result["deployment"] != "embedded" and not result["outages"]]
+    unproved = [result for result in crashed if not result["outages"]]
     failed = any(result["exit"] for result in crashed) or any(result["failed"] for result in passed)
-    sys.exit(1 if unproved or failed else 0)
+    sys.exit(1 if unproved or failed or power.get("lost", 1) else 0)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def is_empty(sqs: services.SqsServer) -> bool:
 
 CASES = {
     # load: workers, linger in ms, events per second (None: as fast as bulks are taken), the bar in units per event
-    "full load": (1, 20, None, 0.01),
+    "full load": (1, 20, None, 0.0025),
     "3000/s, 4 workers, linger 100 ms": (4, 100, 3000, 0.025),
     "500/s": (1, 20, 500, 0.15),
     "100/s": (1, 20, 100, 1.0),
