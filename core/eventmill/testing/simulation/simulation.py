@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from eventmill import Queue, Store, frames
 from eventmill.consumer import Consumer, Verdict
+from eventmill.consumer.pace import MAX_RECEIVERS
 from eventmill.publisher import Publisher
 from eventmill.shutdown import Shutdown
 from eventmill.testing.simulation import clock
@@ -211,7 +212,7 @@ class Simulation:
     async def _watch_memory(self) -> None:
         """Check every second that no consumer holds more than its buffers, its batches and a receive allow."""
         most = max((post.count for post in self._plan.posts), default=1)
-        bound = 2 * BUFFER_EVENTS + 2 * self._plan.batch_rows + (4 * RECEIVE_MESSAGES + 2) * most
+        bound = 2 * BUFFER_EVENTS + 2 * self._plan.batch_rows + (MAX_RECEIVERS * RECEIVE_MESSAGES + 2) * most
         while not self._world.is_calm:
             for process, _ in self._processes.values():
                 held = self._broker.held_events(process.name)
