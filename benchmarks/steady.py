@@ -1,4 +1,4 @@
-"""A steady load for a long time: memory, open files and the queue's files must not grow.
+"""A steady load for a long time: memory, open files, the queue's files and the store's parts must not grow.
 
     PYTHONPATH=tests python benchmarks/steady.py [MINUTES [EVENTS_PER_SECOND]]
 
@@ -8,6 +8,7 @@ each figure may grow by a tenth, and by a little that does not matter. Exit 1 wh
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -25,8 +26,8 @@ from sqs_cost import post_singly
 RESULTS = Path(__file__).parent / "steady.json"
 SAMPLE_SECONDS = 5.0
 MAX_GROWTH = 1.1
-# Growth below these is noise: MB of memory, open files, MB of the queue's files.
-NOISE = {"memory_mb": 15.0, "open_files": 20.0, "queue_mb": 4.0}
+# Growth below these is noise: MB of memory, open files, MB of the queue's files, files of the store (a part is about 20 files).
+NOISE = {"memory_mb": 15.0, "open_files": 20.0, "queue_mb": 4.0, "store_files": 400.0}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,14 @@ class Sample:
     memory_mb: float
     open_files: float
     queue_mb: float
+    store_files: float
 
 
 def sample(pid: int, folder: Path) -> Sample:
     queue = sum(file.stat().st_size for file in folder.glob("queue.db*")) / 1e6
-    return Sample(resident_mb(pid), float(len(list(Path(f"/proc/{pid}/fd").iterdir()))), queue)
+    open_files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    store_files = sum(len(files) for _, _, files in os.walk(folder / "chdb"))
+    return Sample(resident_mb(pid), float(open_files), queue, float(store_files))
 
 
 async def collect(url: str, pid: int, folder: Path, seconds: float, rate: float) -> list[Sample]:
