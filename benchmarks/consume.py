@@ -19,20 +19,19 @@ from pydantic import SecretStr
 import eventmill_queue_redis
 import eventmill_queue_sqlite
 import eventmill_store_clickhouse
-import real_events
-import services
 from eventmill import Event, Queue, QueueBackend
 from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import MAX_FRAME_BYTES, pack
+from eventmill.ingest.validation import parse_event
 from eventmill.settings import PluginSettings
 from eventmill.shutdown import Shutdown
-from eventmill.validation import parse_event
 from eventmill_queue_redis.settings import RedisQueueSettings
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_clickhouse.clickhouse_store import INSERT, LINE_COLUMNS
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
 from figures import Figure, compare, in_turn
+from support import real_events, services
 
 EVENTS, ROUNDS = 500_000, 3
 BATCH = 20_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import services
+from support import services
 
 LEASE_SECONDS = "5"
 DISK_BYTES = 2 * 1024**3

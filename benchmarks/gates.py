@@ -21,7 +21,7 @@ import aiohttp
 import httpx
 
 from deployments import Deployment, Outage
-from mill import Program, eventmill, running, wait_until
+from support.mill import Program, eventmill, running, wait_until
 
 RATE = 200  # events per second
 DRAIN_RATIO = 3.0

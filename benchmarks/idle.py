@@ -6,10 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import services
 from figures import Figure, compare
 from load import cpu_ms
-from mill import running
+from support import services
+from support.mill import running
 
 ROUNDS, SECONDS, SETTLE_SECONDS = 3, 10, 5
 BAR = 1.5

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import real_events
-import services
 from figures import Figure, compare, in_turn
 from load import CLIENT_CPU, SERVER_CPU, Load, need_wrk, pin, post
 from servers import Server, serving, serving_script
+from support import real_events, services
 
 ROUNDS, SECONDS = 3, 4
 BULK_EVENTS = 1000
@@ -98,7 +97,7 @@ from hashlib import blake2b
 import msgspec
 from eventmill.event import encode_line
 from eventmill.frames import encode_frame
-from eventmill.validation import SentEvent, parse_event
+from eventmill.ingest.validation import SentEvent, parse_event
 body = sys.stdin.buffer.read()
 now_ms = time.time_ns() // 1_000_000
 events = [parse_event(line, "default", now_ms) for line in body.split(b"\\n")]

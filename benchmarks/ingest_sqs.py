@@ -7,14 +7,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import real_events
-import services
 from figures import Figure, alone, compare, in_turn
 from ingest import event
 from load import SERVER_CPU, need_wrk, post
-from mill import eventmill
 from servers import HERE, Server, serving
 from sqs_cost import total
+from support import real_events, services
+from support.mill import eventmill
 
 ROUNDS, SECONDS = 3, 5
 BULK_EVENTS = 1000

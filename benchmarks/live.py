@@ -15,8 +15,8 @@ import aiohttp
 import deployments
 from figures import Figure, alone
 from load import need_wrk, post, resident_mb
-from mill import Program, eventmill, running
 from sqs_cost import post_singly
+from support.mill import Program, eventmill, running
 
 RATE, FRESH_SECONDS, FRESH_BAR_S = 2000, 15, 1.5
 LOAD_SECONDS, WARM_SECONDS = 60, 10

@@ -18,9 +18,8 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from eventmill import MetricsQuery
-from eventmill_store_clickhouse import migrations, questions
-from eventmill_store_clickhouse.clickhouse_store import MAX_GROUPS
+from eventmill import MAX_GROUPS, MetricsQuery
+from eventmill_store_clickhouse import migrations, queries
 from figures import Figure, compare, in_turn
 
 ROUNDS = 7
@@ -96,7 +95,7 @@ def _open(rows: int, days: int) -> None:
 def _ask_a_day() -> float:
     """Milliseconds for the same day at every size."""
     sql, parameters = _ours((START_S + 4 * DAY_S, START_S + 5 * DAY_S), None)
-    return _ask(_opened[0], sql, parameters, questions.LIMITS)[0]
+    return _ask(_opened[0], sql, parameters, queries.LIMITS)[0]
 
 
 def _against_reference(
@@ -106,7 +105,7 @@ def _against_reference(
     other_parameters = {"event_name": EVENT_NAME, "start_s": span[0], "end_s": span[1] - 1}
     ours, theirs = in_turn(
         ROUNDS,
-        partial(_ask, client, sql, parameters, questions.LIMITS),
+        partial(_ask, client, sql, parameters, queries.LIMITS),
         partial(_ask, client, _GROUPS if group_by else _TOTALS, other_parameters, {}),
     )
     assert {counts for _, counts in ours} == {counts for _, counts in theirs}
@@ -116,7 +115,7 @@ def _against_reference(
 
 def _ours(span: tuple[int, int], group_by: Any) -> tuple[str, dict[str, Any]]:
     query = MetricsQuery("default", EVENT_NAME, span[0] * 1000, span[1] * 1000, group_by)
-    return questions.metrics(query, MAX_GROUPS)
+    return queries.metrics(query, MAX_GROUPS)
 
 
 def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping[str, Any]) -> tuple[float, Any]:

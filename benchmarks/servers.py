@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import services
 from load import SERVER_CPU, pin
-from mill import is_alive, running, wait_until
+from support import services
+from support.mill import is_alive, running, wait_until
 
 HERE = Path(__file__).parent
 

@@ -29,8 +29,8 @@ import deployments
 from deployments import Deployment
 from eventmill.cli.output import print_table
 from gates import Gates
-from mill import environment, eventmill
-from power_cut import NoDisk, cut_for
+from support.mill import environment, eventmill
+from support.power_cut import NoDisk, cut_for
 
 RESULTS = Path(__file__).parent / "soak.json"
 OUTAGE_SECONDS = (1.0, 5.0)

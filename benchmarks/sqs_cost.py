@@ -15,10 +15,9 @@ from pathlib import Path
 
 import httpx
 
-import real_events
-import services
 from figures import Figure
-from mill import eventmill, running, wait_until
+from support import real_events, services
+from support.mill import eventmill, running, wait_until
 
 REFERENCE_UNITS = 2.1  # a call per event to send it, one per event to delete it, one per ten to receive them
 SECONDS = 20

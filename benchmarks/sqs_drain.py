@@ -19,18 +19,18 @@ from pydantic import SecretStr
 
 import eventmill_queue_sqs
 import eventmill_store_clickhouse
-import services
 from consume import BATCH_SECONDS, EVENTS, emptied, make_events
 from eventmill import Delivery, Queue, Store
-from eventmill.cli.consume import FAR_RECEIVE_SECONDS, PAUSE_PER_BATCH, PAUSE_PER_LINGER
 from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import pack
+from eventmill.runtime.consuming import NETWORK_RECEIVE_SECONDS, PAUSE_PER_BATCH, PAUSE_PER_LINGER
 from eventmill.shutdown import Shutdown
 from eventmill_queue_sqs.settings import SqsQueueSettings
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
 from figures import Figure, alone, compare, in_turn
-from proxies import QueueProxy
+from support import services
+from support.proxies import QueueProxy
 
 ROUNDS = 3
 BAR, WAIT_BAR = 0.5, 1.0
@@ -125,7 +125,7 @@ async def consuming(queue: Queue, store: Store) -> AsyncIterator[None]:
         store,
         shutdown,
         batch_seconds=BATCH_SECONDS,
-        receive_seconds=FAR_RECEIVE_SECONDS,
+        receive_seconds=NETWORK_RECEIVE_SECONDS,
         pause_seconds=PAUSE_SECONDS,
     )
     task = asyncio.create_task(consumer.run())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
-import services
 from figures import Figure, compare, in_turn
-from mill import environment
+from support import services
+from support.mill import environment
 
 HELP_ROUNDS, SERVE_ROUNDS = 9, 5
 HELP_BAR, SERVE_BAR = 1.5, 2.0

@@ -20,13 +20,13 @@ from rich.console import Console
 
 from eventmill.cli.output import print_table
 from load import resident_mb
-from mill import running
 from sqs_cost import post_singly
+from support.mill import running
 
 RESULTS = Path(__file__).parent / "steady.json"
 SAMPLE_SECONDS = 5.0
 MAX_GROWTH = 1.1
-# Growth below these is noise: MB of memory, open files, MB of the queue's files, files of the store (a part is about 20 files).
+# Smaller growth is noise: MB of memory, open files, MB of the queue's files, files of the store (about 20 per part).
 NOISE = {"memory_mb": 15.0, "open_files": 20.0, "queue_mb": 4.0, "store_files": 400.0}
 
 

@@ -13,11 +13,11 @@ import msgspec
 from pydantic import SecretStr
 
 import eventmill_store_clickhouse
-import real_events
 from eventmill import Event, EventBatch
-from eventmill.validation import parse_event
+from eventmill.ingest.validation import parse_event
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
 from figures import Figure, compare, in_turn
+from support import real_events
 
 ROUNDS = 5
 BAR = 0.7

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from eventmill import Queue, QueueUnavailable
-from mill import Mill, running_mill
-from proxies import QueueProxy
+from support.mill import Mill, running_mill
+from support.proxies import QueueProxy
 from test_validation import BAD
 
 if sys.version_info >= (3, 14):

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-import real_events
 from eventmill import Metrics, MetricsQuery, Store, StoreMisconfigured, StoreUnavailable
-from eventmill.api.questions import QueryLine
+from eventmill.queries.limiter import QueryLimiter
 from eventmill.shutdown import Shutdown
 from eventmill.testing.contract import eventually
-from mill import Mill, running_mill
-from proxies import StoreProxy
+from support import real_events
+from support.mill import Mill, running_mill
+from support.proxies import StoreProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -238,8 +238,8 @@ async def test_questions_beyond_a_short_line_are_told_to_come_again() -> None:
 
 
 async def test_a_question_has_one_deadline_for_its_turn_and_its_answer() -> None:
-    line = QueryLine(Shutdown(), at_once=1, max_pending=5, seconds=0.3)
-    async with running_mill(wrap_store=Hanging, line=line) as mill, asyncio.timeout(5):
+    line = QueryLimiter(Shutdown(), concurrent=1, max_pending=5, seconds=0.3)
+    async with running_mill(wrap_store=Hanging, limiter=line) as mill, asyncio.timeout(5):
         started = time.monotonic()
         replies = await asyncio.gather(*(mill.client.get(f"/metrics?{DAY}") for _ in range(5)))
         assert time.monotonic() - started < 1.5  # not five times the deadline
@@ -263,8 +263,8 @@ class Stubborn(Hanging):
 
 
 async def test_a_store_that_ignores_cancellation_holds_its_place_in_the_line() -> None:
-    line = QueryLine(Shutdown(), at_once=1, max_pending=1, seconds=0.1)
-    async with running_mill(wrap_store=Stubborn, line=line) as mill, asyncio.timeout(5):
+    line = QueryLimiter(Shutdown(), concurrent=1, max_pending=1, seconds=0.1)
+    async with running_mill(wrap_store=Stubborn, limiter=line) as mill, asyncio.timeout(5):
         assert isinstance(mill.store, Stubborn)
         for error in ("unavailable", "overloaded"):
             assert (await mill.client.get(f"/metrics?{DAY}")).json()["error"] == error

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from eventmill import Event, Identity, StoreUnavailable
-from mill import running_mill
-from proxies import StoreProxy
+from support.mill import running_mill
+from support.proxies import StoreProxy
 
 pytestmark = pytest.mark.anyio
 EVENT = {

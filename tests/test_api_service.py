@@ -12,8 +12,8 @@ import eventmill_queue_memory
 from eventmill import HttpApp, PluginError, Queue, QueueUnavailable, Services, Store, StoreUnavailable
 from eventmill.api.app import App
 from eventmill_queue_memory.settings import MemoryQueueSettings
-from mill import Mill, running_mill
-from proxies import QueueProxy, StoreProxy
+from support.mill import Mill, running_mill
+from support.proxies import QueueProxy, StoreProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -193,7 +193,7 @@ async def test_no_route_passes_by_a_middleware_that_somebody_added() -> None:
     statuses = []
     for is_guarded in (False, True):
         app = App()
-        app.add_busy("/busy", take)
+        app.add_fast("/busy", take)
         if is_guarded:
             app.add_middleware(Guard)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mill") as client:

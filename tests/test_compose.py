@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 
 from eventmill.plugins import load_plugins
 from eventmill.settings import Settings, variables
-from mill import ROOT
+from support.mill import ROOT
 
 COMPOSE = ROOT / "compose" / "compose.yaml"
 

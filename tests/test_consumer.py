@@ -15,6 +15,7 @@ from eventmill import (
     Delivery,
     Event,
     EventBatch,
+    EventFilter,
     PartialFailure,
     Queue,
     QueueUnavailable,
@@ -25,20 +26,19 @@ from eventmill import (
     Unknown,
     frames,
 )
-from eventmill.answers import pages
 from eventmill.consumer import DRAIN_SECONDS, Consumer, Verdict
 from eventmill.consumer import backoff as consumer_backoff
 from eventmill.consumer import dead_letters as consumer_dead_letters
 from eventmill.consumer import quarantine as consumer_quarantine
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, encode_line
 from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_dead, encode_frame
-from eventmill.query import EventFilter
+from eventmill.queries.reference import pages
 from eventmill.shutdown import Shutdown
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
-from proxies import QueueProxy, StoreProxy
+from support.proxies import QueueProxy, StoreProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ class Probe(StoreProxy):
         super().__init__(inner)
         self.batches: list[EventBatch] = []
         self.failures: list[Exception] = []
-        self.poison: set[str] = set()
+        self.rejected_users: set[str] = set()
         self.names_indexes = True
         self.away = False
 
@@ -60,7 +60,7 @@ class Probe(StoreProxy):
             raise StoreUnavailable("away")
         if self.failures:
             raise self.failures.pop(0)
-        bad = [index for index, event in enumerate(batch.events) if event.user_id in self.poison]
+        bad = [index for index, event in enumerate(batch.events) if event.user_id in self.rejected_users]
         if bad:
             raise RejectedEvents("no such user", bad if self.names_indexes else None)
         await self.inner.insert(batch)
@@ -137,19 +137,19 @@ async def test_messages_are_batched_until_there_are_enough_rows() -> None:
     events = make_events(1000)
     async with opened() as (queue, store):
         await publish(queue, *(events[start : start + 100] for start in range(0, 1000, 100)))
-        async with consuming(queue, store, batch_rows=10_000, batch_seconds=0.3):
+        async with consuming(queue, store, batch_events=10_000, batch_seconds=0.3):
             await eventually(lambda: is_settled(queue))
         assert [len(batch) for batch in store.batches] == [1000]
 
 
-@pytest.mark.parametrize("limits", [{"batch_rows": 700}, {"batch_rows": 1}, {"batch_bytes": 100_000}])
+@pytest.mark.parametrize("limits", [{"batch_events": 700}, {"batch_events": 1}, {"batch_bytes": 100_000}])
 async def test_no_insert_is_larger_than_the_limits(limits: dict[str, int]) -> None:
     events = make_events(3000)
     async with opened() as (queue, store):
         await publish(queue, *(events[start : start + 150] for start in range(0, 3000, 150)))
         async with consuming(queue, store, **limits):
             await eventually(lambda: is_settled(queue), 20)
-        assert max(len(batch) for batch in store.batches) <= limits.get("batch_rows", 3000)
+        assert max(len(batch) for batch in store.batches) <= limits.get("batch_events", 3000)
         assert max(sum(map(len, batch.lines)) for batch in store.batches) <= limits.get("batch_bytes", 10**7)
         assert len(await store.events()) == 3000
 
@@ -236,7 +236,7 @@ async def test_leases_are_kept_while_the_store_is_away() -> None:
 async def test_rejected_events_are_dead_lettered_and_the_others_stored(names_indexes: bool, bad: list[int]) -> None:
     events = [make_event(event_id=f"{n}", user_id="bad" if n in bad else "good") for n in range(500)]
     async with opened() as (queue, store):
-        store.poison, store.names_indexes = {"bad"}, names_indexes
+        store.rejected_users, store.names_indexes = {"bad"}, names_indexes
         await publish(queue, events[:200], events[200:])
         async with consuming(queue, store):
             await eventually(lambda: is_settled(queue), 10)
@@ -295,7 +295,7 @@ async def test_a_dead_queue_that_is_away_holds_up_nothing_else(count: int) -> No
 
 async def test_a_dead_letter_tells_the_attempts_of_its_own_message() -> None:
     async with opened() as (queue, store):
-        store.poison = {"bad"}
+        store.rejected_users = {"bad"}
         await publish(queue, [make_event(event_id="often", user_id="bad")])
         await receive_and_release(queue, 3)
         await publish(queue, [make_event(event_id="once", user_id="bad")])
@@ -354,7 +354,7 @@ async def test_emptying_goes_on_until_the_queue_is_empty() -> None:
     events = make_events(3000)
     async with opened() as (queue, store):
         await publish(queue, *(events[start : start + 10] for start in range(0, 3000, 10)))
-        async with consuming(queue, store, batch_rows=100) as shutdown:
+        async with consuming(queue, store, batch_events=100) as shutdown:
             shutdown.begin(DRAIN_SECONDS, drain=True)
             await eventually(lambda: is_settled(queue))
         assert len(await store.events()) == 3000
@@ -401,7 +401,7 @@ async def test_two_inserts_are_under_way_at_once_and_no_more() -> None:
     async with opened() as (queue, store):
         await publish(queue, *(make_events(10, seed=seed) for seed in range(40)))
         slow = Slow(store)
-        async with consuming(queue, slow, batch_rows=10):
+        async with consuming(queue, slow, batch_events=10):
             await eventually(lambda: is_settled(queue), 10)
         assert slow.most == 2
 
@@ -436,7 +436,7 @@ async def test_what_is_held_at_once_is_bounded() -> None:
 
     async with opened() as (queue, store):
         await publish(queue, *(make_events(400, seed=seed) for seed in range(300)))
-        async with consuming(queue, Stuck(store), batch_rows=1000, drain_seconds=0.5):
+        async with consuming(queue, Stuck(store), batch_events=1000, drain_seconds=0.5):
             for _ in range(10):
                 await asyncio.sleep(0.1)
                 held.add((await queue.depth()).in_flight or 0)
@@ -550,7 +550,7 @@ async def test_two_thousand_events_that_are_rejected_one_at_a_time_are_dead_lett
 
 async def test_rejected_events_hold_up_no_others_while_the_dead_queue_is_away() -> None:
     async with opened() as (queue, store):
-        store.poison = {"bad"}
+        store.rejected_users = {"bad"}
         for number in range(4):
             await publish(queue, [make_event(event_id=f"bad {number}", user_id="bad")], make_events(100, seed=number))
         async with consuming(WithoutDead(queue), store, drain_seconds=0.3):
@@ -608,17 +608,17 @@ async def test_a_message_that_no_process_survives_ends_as_a_dead_letter_and_the_
     async def trial(bodies: Sequence[bytes]) -> Verdict:
         trials.append(len(bodies))
         users = [event.user_id for body in bodies for event, _ in decode_frame(body)]
-        return Verdict.DIED if "killer" in users else Verdict.SURVIVED
+        return Verdict.DIED if "poison" in users else Verdict.SURVIVED
 
     async with opened() as (queue, store):
         groups = [make_events(5, seed=seed) for seed in range(16)]
-        groups[3] = [make_event(user_id="killer")]
+        groups[3] = [make_event(user_id="poison")]
         await publish(queue, *groups)
         await receive_and_release(queue, 6)
         async with consuming(queue, store, trial=trial):
             await eventually(lambda: is_settled(queue), 10)
         [record] = await dead_letters(queue)
-        assert (record.reason, [event.user_id for event, _ in decode_frame(record.body)]) == ("killer", ["killer"])
+        assert (record.reason, [event.user_id for event, _ in decode_frame(record.body)]) == ("poison", ["poison"])
         assert len(await store.events()) == 75
         assert trials.count(1) >= 3
         assert len(trials) < 16, "the others are tried in groups"
@@ -663,7 +663,7 @@ async def test_draining_ends_in_time_also_when_an_insert_hangs() -> None:
     async with opened() as (queue, store):
         await publish(queue, *(make_events(10, seed=seed) for seed in range(30)))
         shutdown = Shutdown()
-        consumer = Consumer(queue, Hanging(store), shutdown, batch_rows=10, batch_seconds=0.01)
+        consumer = Consumer(queue, Hanging(store), shutdown, batch_events=10, batch_seconds=0.01)
         running = asyncio.create_task(consumer.run())
         await eventually(lambda: is_leased(queue))
         shutdown.begin(0.5)
@@ -728,7 +728,7 @@ async def test_dead_letters_that_are_confirmed_in_part_are_published_once(monkey
                 raise PartialFailure({index: Unknown("not now") for index in range(1, len(bodies), 2)})
 
     async with opened() as (queue, store):
-        store.poison = {"bad"}
+        store.rejected_users = {"bad"}
         await publish(queue, [make_event(event_id=f"{n}", user_id="bad") for n in range(300)])
         async with consuming(PartlyRefusing(queue), store):
             await eventually(lambda: is_settled(queue), 20)
@@ -758,7 +758,7 @@ async def test_a_message_for_which_there_is_no_memory_is_not_dead_lettered(monke
 async def test_small_batches_hold_several_messages() -> None:
     async with opened() as (queue, store):
         await publish(queue, *([event] for event in make_events(200)))
-        async with consuming(queue, store, batch_rows=50):
+        async with consuming(queue, store, batch_events=50):
             await eventually(lambda: is_settled(queue), 10)
         assert len(store.batches) <= 8
 
@@ -771,7 +771,7 @@ async def test_what_large_messages_hold_is_bounded_also_after_small_ones() -> No
     async with opened() as (queue, store):
         await publish(queue, *([event] for event in make_events(300)))
         await publish(queue, *(make_events(1000, seed=seed) for seed in range(1, 150)))
-        async with consuming(queue, Stuck(store), batch_rows=500, buffer_events=5000, drain_seconds=0.2):
+        async with consuming(queue, Stuck(store), batch_events=500, buffer_events=5000, drain_seconds=0.2):
             await eventually(lambda: is_leased(queue))
             await asyncio.sleep(1)  # long enough to receive everything, if nothing kept it from that
             held = (await queue.depth()).in_flight or 0

@@ -16,11 +16,11 @@ from pydantic import SecretStr
 
 import eventmill_queue_sqlite
 import eventmill_store_clickhouse
-import services
 from eventmill import MAX_TIME_MS, MIN_TIME_MS, EventFilter
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
-from mill import eventmill, install, running, wait_until
+from support import services
+from support.mill import eventmill, install, running, wait_until
 
 
 def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_ten_seconds_of_crashes_lose_and_double_nothing(tmp_path: Path) -> None:
     assert figures["lost"] == figures["doubled"] == figures["unexpected"] == figures["dead_events"] == 0
 
 
-def test_a_store_that_loses_doubles_and_alters_is_found_out(tmp_path: Path) -> None:
+def test_a_store_that_loses_doubles_and_alters_is_detected(tmp_path: Path) -> None:
     install(tmp_path, "leaky", "leaky")
     (tmp_path / "leaky.py").write_text(LEAKY)
     settings = {"PYTHONPATH": str(tmp_path), "EVENTMILL_STORE_LEAKY_URL": f"chdb://{tmp_path}/chdb"}
@@ -45,10 +45,9 @@ def test_a_store_that_loses_doubles_and_alters_is_found_out(tmp_path: Path) -> N
     assert min(figures["lost"], figures["doubled"], figures["altered"]) > 0
 
 
-@pytest.mark.parametrize("change", ["channel='odd'", "user_id='odd'", "timestamp_ms=event.timestamp_ms + 1"])
-def test_a_store_that_alters_one_field_is_found_out(tmp_path: Path, change: str) -> None:
+def test_a_store_that_alters_any_one_field_is_detected(tmp_path: Path) -> None:
     install(tmp_path, "leaky", "leaky")
-    (tmp_path / "leaky.py").write_text(re.sub(r"async def leak.*?\n\n", ALTERING % change, LEAKY, flags=re.DOTALL))
+    (tmp_path / "leaky.py").write_text(re.sub(r"async def leak.*?\n\n", ALTERING, LEAKY, flags=re.DOTALL))
     settings = {"PYTHONPATH": str(tmp_path), "EVENTMILL_STORE_LEAKY_URL": f"chdb://{tmp_path}/chdb"}
     done = eventmill(
         "crashtest", "--seconds", "2", "--rate", "50", "--store", "leaky", "--json", cwd=tmp_path, settings=settings
@@ -59,7 +58,11 @@ def test_a_store_that_alters_one_field_is_found_out(tmp_path: Path, change: str)
 
 
 ALTERING = """async def leak(batch):
-            await insert(EventBatch.of([msgspec.structs.replace(event, %s) for event in batch.events]))
+            def alter(event):
+                time_ms = event.timestamp_ms
+                changes = [{"channel": "odd"}, {"user_id": "odd"}, {"timestamp_ms": time_ms + 1}, {"tags": ()}]
+                return msgspec.structs.replace(event, **changes[int(event.event_id.split("-")[-1]) % 4])
+            await insert(EventBatch.of(map(alter, batch.events)))
         store.insert = leak
         yield store
 
@@ -136,16 +139,13 @@ def variable(pid: int, name: str) -> str:
     return str(value)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_crashtest_that_is_ended_removes_what_it_wrote(
-    tmp_path: Path, own: dict[str, str], number: signal.Signals
-) -> None:
+def test_a_crashtest_that_is_ended_removes_what_it_wrote(tmp_path: Path, own: dict[str, str]) -> None:
     with running("crashtest", "--seconds", "60", "--rate", "500", cwd=tmp_path, settings=own) as test:
         wait_until(lambda: len(children(test.process.pid)) >= 1, 30)
         [pid] = children(test.process.pid)
         project = variable(pid, "EVENTMILL_PROJECT")
         wait_until(lambda: len(dead_ids(tmp_path, own)) > 0, 40)
-        assert test.stop(number) == 130
+        assert test.stop(signal.SIGTERM) == 130
         assert "Traceback" not in test.output
     assert not Path(f"/proc/{pid}").exists()
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -177,8 +177,8 @@ def test_a_long_lease_of_the_backend_does_not_prolong_a_short_crashtest(tmp_path
 def test_a_long_lease_that_the_user_sets_is_kept_and_announced(tmp_path: Path, own: dict[str, str]) -> None:
     settings = own | {"EVENTMILL_QUEUE_SQLITE_LEASE_SECONDS": "20"}
     with running("crashtest", "--seconds", "60", cwd=tmp_path, settings=settings) as test:
-        test.wait_for("the lease is set to 20 s")
-        assert test.stop() == 130
+        test.wait_for("the lease is 20 s")
+        assert test.stop(signal.SIGINT) == 130
 
 
 def outage_command(folder: Path, body: str) -> Path:
@@ -220,7 +220,7 @@ def test_outages_by_a_command_of_the_user_lose_and_double_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(None, "there is no program"), ('echo "no rights"; exit 3', "exit code 3: no rights")]
+    ("body", "words"), [(None, "does not exist"), ('echo "no rights"; exit 3', "exit code 3: no rights")]
 )
 def test_an_outage_command_that_does_not_work_is_refused(tmp_path: Path, body: str | None, words: str) -> None:
     command = str(outage_command(tmp_path, body)) if body else str(tmp_path / "nothing")

@@ -11,13 +11,13 @@ import pytest
 
 import eventmill_queue_sqlite
 from eventmill import Delivery, Queue
-from eventmill.cli.paging import Pager
+from eventmill.consumer.paging import Pager
 from eventmill.event import encode_line
 from eventmill.frames import DeadRecord, decode_frame, encode_dead, encode_frame
 from eventmill.testing import make_event
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
-from mill import eventmill, running, wait_until
-from proxies import QueueProxy
+from support.mill import eventmill, running, wait_until
+from support.proxies import QueueProxy
 
 NOON_MS = 1_700_000_000_000
 

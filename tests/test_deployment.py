@@ -14,9 +14,8 @@ import httpx
 import pytest
 from redis import Redis
 
-import real_events
-import services
-from mill import eventmill, running, wait_until
+from support import real_events, services
+from support.mill import eventmill, running, wait_until
 
 LEASE_SECONDS = 5
 
@@ -69,7 +68,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deplo
             "EVENTMILL_STORE_CLICKHOUSE_URL": clickhouse.url,
             "EVENTMILL_LISTEN": "127.0.0.1:0",
             "EVENTMILL_SHUTDOWN_DELAY_SECONDS": "0",
-            "EVENTMILL_BATCH_ROWS": "1000",
+            "EVENTMILL_BATCH_EVENTS": "1000",
         }
         yield deployment
 

@@ -13,13 +13,13 @@ import pytest
 
 import eventmill_dying
 import eventmill_queue_sqlite
-import services
-from eventmill.consumer.messages import SUSPECT_ATTEMPTS
+from eventmill.consumer.messages import QUARANTINE_ATTEMPTS
 from eventmill.event import encode_line
 from eventmill.frames import encode_frame
 from eventmill.testing import make_event
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
-from mill import Program, eventmill, install, running, wait_until
+from support import services
+from support.mill import Program, eventmill, install, running, wait_until
 
 HALVES = ("serve", "consume")
 
@@ -127,24 +127,15 @@ def publish(path: Path, names: Sequence[str], attempts: int) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("engine", ["chdb", "server"])
-def test_a_message_that_kills_every_process_becomes_a_dead_letter_and_the_others_are_stored(
-    tmp_path: Path, engine: str
+def test_a_message_that_kills_every_process_with_chdb_is_dead_lettered_and_the_others_are_stored(
+    tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
-        is_server = engine == "server"
-        url = (
-            stack.enter_context(services.running_clickhouse(tmp_path / "server")).url
-            if is_server
-            else f"chdb://{tmp_path}/chdb"
-        )
-        settings = fatal(tmp_path, url)
-        publish(tmp_path / "queue.db", ["step", "fatal", "step", "step"], SUSPECT_ATTEMPTS)
-        halves = Halves(stack, tmp_path, settings, HALVES if is_server else ("run",))
-        if is_server:
-            assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
+        settings = fatal(tmp_path, f"chdb://{tmp_path}/chdb")
+        publish(tmp_path / "queue.db", ["step", "fatal", "step", "step"], QUARANTINE_ATTEMPTS)
+        halves = Halves(stack, tmp_path, settings, ("run",))
         wait_until(lambda: halves.counts() == (3, 3), 60)
-        wait_until(lambda: dead(tmp_path, settings) == [("killer", ["fatal"])], 30)
+        wait_until(lambda: dead(tmp_path, settings) == [("poison", ["fatal"])], 30)
         assert halves.deaths == 0
 
 

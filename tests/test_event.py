@@ -1,6 +1,7 @@
 """Events: identity, versions, lines, batches."""
 
 import itertools
+import json
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from eventmill.event import EventBatch, create_event, decode_line, encode_line
 from eventmill.testing import make_event, make_events
+from support.mill import ROOT
 
 FIELDS: dict[str, Any] = {
     "project": "p",
@@ -40,6 +42,15 @@ FIELDS: dict[str, Any] = {
 )
 def test_events_that_differ_in_any_field_have_different_ids(change: dict[str, object]) -> None:
     assert create_event(**FIELDS).event_id != create_event(**(FIELDS | change)).event_id
+
+
+@pytest.mark.parametrize("golden", json.loads((ROOT / "tests/data/event_ids.json").read_text()))
+def test_the_content_hash_never_changes(golden: dict[str, Any]) -> None:
+    """A changed hash would make every event that is sent again a new event."""
+    fields = golden["fields"]
+    lists = {"tags": tuple(fields.get("tags", ())), "metadata": fields.get("metadata", "{}").encode()}
+    event = create_event(**(fields | lists))
+    assert (event.event_id, event.version) == (golden["event_id"], golden["version"])
 
 
 def test_moving_text_between_fields_changes_the_id() -> None:

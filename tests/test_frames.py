@@ -57,7 +57,7 @@ def test_a_frame_cut_short_is_undecodable(lines: list[bytes]) -> None:
 @example(b"em\x01\x00\x00\x01\x00\x00\x00\x03{\xff}")
 @example(b"em\x01\x01\x00\x01\xff\xff\xff\xff" + frames.encode_frame(LINES)[10:])
 def test_any_other_bytes_are_undecodable(body: bytes) -> None:
-    if body[:2] == b"em" and body[2:3] not in (b"", b"\x01"):
+    if body[:2] in (b"em", b"ed") and body[2:3] not in (b"", b"\x01", b"\x02"):
         return
     with pytest.raises(UndecodableMessage):
         frames.decode_frame(body)
@@ -87,11 +87,49 @@ def test_an_event_out_of_range_is_undecodable() -> None:
         frames.decode_frame(frames.encode_frame([line]))
 
 
-def test_a_frame_of_an_unknown_version_is_told_apart() -> None:
-    body = bytearray(frames.encode_frame(LINES))
-    body[2] = 2
-    with pytest.raises(UnknownFrameVersion, match="version 2"):
-        frames.decode_frame(bytes(body))
+def test_a_frame_of_a_later_version_is_not_undecodable() -> None:
+    with pytest.raises(UnknownFrameVersion, match="version 3"):
+        frames.decode_frame(frames.encode_frame(LINES, version=3))
+
+
+def test_consumers_of_this_release_read_what_the_next_release_writes() -> None:
+    """The upgrade order: this release writes version 1 and reads 2, so that consumers can be upgraded first."""
+    assert frames.FRAME_VERSION == frames.DEAD_VERSION == 1
+    assert [line for _, line in frames.decode_frame(frames.encode_frame(LINES, version=2))] == LINES
+    assert frames.split_frame(frames.encode_frame(LINES, version=2)) == LINES
+    assert frames.is_known(frames.encode_frame(LINES, version=2))
+    record = frames.DeadRecord(reason="rejected", body=b"\0body\n")
+    assert frames.decode_dead(frames.encode_dead(record, version=2)) == record
+
+
+@pytest.mark.parametrize("lines", [LINES[:1], LINES], ids=["plain", "compressed"])
+def test_a_changed_byte_in_a_frame_of_version_2_is_noticed(lines: list[bytes]) -> None:
+    body = frames.encode_frame(lines, version=2)
+    for index in range(10, len(body), 7):
+        changed = bytearray(body)
+        changed[index] ^= 1
+        with pytest.raises(UndecodableMessage, match="checksum"):
+            frames.decode_frame(bytes(changed))
+
+
+def test_a_line_with_a_field_of_a_newer_program_is_not_undecodable() -> None:
+    line = LINES[0].replace(b'"channel":', b'"added_later":"x","channel":')
+    with pytest.raises(UnknownFrameVersion, match="added_later"):
+        frames.decode_frame(frames.encode_frame([line]))
+
+
+@pytest.mark.parametrize("read", [frames.decode_dead, frames.decode_frame])
+def test_a_dead_record_of_a_later_version_is_not_undecodable(
+    read: Callable[[bytes], object],
+) -> None:
+    record = frames.DeadRecord(reason="rejected", body=b"body")
+    with pytest.raises(UnknownFrameVersion, match="version 3"):
+        read(frames.encode_dead(record, version=3))
+
+
+def test_records_of_the_former_release_have_the_present_reason() -> None:
+    record = frames.decode_dead(b'ed\x01{"reason":"killer"}\nbody')
+    assert (record.reason, record.body) == ("poison", b"body")
 
 
 LIMIT = frames.body_limit(46 * 1024)
@@ -170,7 +208,7 @@ def test_dead_letters_come_back_byte_for_byte(body: bytes) -> None:
     assert frames.decode_dead(frames.encode_dead(record)) == record
 
 
-@pytest.mark.parametrize("body", [b"", b"anything", b"ed\x01no json\nbody", b"ed\x09{}\nx", frames.encode_frame(LINES)])
+@pytest.mark.parametrize("body", [b"", b"anything", b"ed\x01no json\nbody", b"edited", frames.encode_frame(LINES)])
 def test_a_plain_body_among_the_dead_was_moved_by_the_queue(body: bytes) -> None:
     record = frames.decode_dead(body)
     assert (record.reason, record.body) == ("moved", body)

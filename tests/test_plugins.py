@@ -116,7 +116,7 @@ def test_a_broken_plugin_harms_no_other_and_is_named_with_its_cause(
 
 def test_an_unknown_name_is_refused_with_those_there_are(install: Callable[..., None]) -> None:
     install("eventmill-nats", "queue_nats", "acme_nats", plugin())
-    with pytest.raises(PluginError, match="no queue is named 'kafka'. Available: memory, nats"):
+    with pytest.raises(PluginError, match="there is no queue 'kafka'. Available: memory, nats"):
         load_plugins().queue("kafka")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mill import wait_until
-from power_cut import Disk, Mill, NoDisk, disk
+from support.mill import wait_until
+from support.power_cut import Disk, Mill, NoDisk, disk
 
 
 @pytest.fixture

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventmill.rawjson import elements, members
+from eventmill.ingest.rawjson import elements, members
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(), children, max_size=5),
+    max_leaves=20,
 )
 
 
-@given(st.lists(JSON), st.sampled_from([None, 1]), st.booleans())
+@given(st.lists(JSON, max_size=8), st.sampled_from([None, 1]), st.booleans())
 def test_the_elements_of_an_array_are_found(values: list[object], indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     parts = list(elements(text))
@@ -23,7 +24,7 @@ def test_the_elements_of_an_array_are_found(values: list[object], indent: int | 
     assert all(text[part.offset :].startswith(part.value) for part in parts)
 
 
-@given(st.dictionaries(st.text(), JSON), st.sampled_from([None, 1]))
+@given(st.dictionaries(st.text(), JSON, max_size=8), st.sampled_from([None, 1]))
 def test_the_members_of_an_object_are_found(values: dict[str, object], indent: int | None) -> None:
     text = json.dumps(values, indent=indent).encode()
     parts = list(members(text))

@@ -26,10 +26,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVENTMILL_BATCH_ROWS", "17")
+    monkeypatch.setenv("EVENTMILL_BATCH_EVENTS", "17")
     monkeypatch.setenv("EVENTMILL_QUEUE", "")
     settings = load(Settings)
-    assert (settings.batch_rows, settings.queue) == (17, None)
+    assert (settings.batch_events, settings.queue) == (17, None)
 
 
 def test_settings_come_from_a_dotenv_file_shared_with_plugins(empty_folder: Path) -> None:
@@ -78,12 +78,12 @@ def test_addresses_are_split_into_host_and_port() -> None:
 def test_a_misspelt_variable_is_reported_with_the_one_likely_meant(
     monkeypatch: pytest.MonkeyPatch, empty_folder: Path
 ) -> None:
-    monkeypatch.setenv("EVENTMILL_BATCH_ROW", "1")
+    monkeypatch.setenv("EVENTMILL_BATCH_EVENT", "1")
     (empty_folder / ".env").write_text("EVENTMILL_STOER=memory\n")
     known = variables(Settings) + variables(NatsSettings)
     assert find_unknown(known) == [
-        "EVENTMILL_BATCH_ROW is no setting; did you mean EVENTMILL_BATCH_ROWS?",
-        "EVENTMILL_STOER is no setting; did you mean EVENTMILL_STORE?",
+        "EVENTMILL_BATCH_EVENT is not a setting; did you mean EVENTMILL_BATCH_EVENTS?",
+        "EVENTMILL_STOER is not a setting; did you mean EVENTMILL_STORE?",
     ]
 
 
@@ -107,3 +107,15 @@ def test_variables_that_kubernetes_injects_are_ignored(monkeypatch: pytest.Monke
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_former_name_of_a_variable_works_with_a_warning(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTMILL_BATCH_ROWS", "7")
+    assert load(Settings).batch_events == 7
+    assert find_unknown(variables(Settings)) == [
+        "EVENTMILL_BATCH_ROWS is now EVENTMILL_BATCH_EVENTS; the former name stops working in the next release"
+    ]
+    monkeypatch.setenv("EVENTMILL_BATCH_EVENTS", "8")
+    assert load(Settings).batch_events == 8

@@ -18,7 +18,7 @@ from eventmill.consumer.messages import Row
 from eventmill.consumer.receiver import Receiver
 from eventmill.consumer.trials import Trials, Verdict
 from eventmill.testing.simulation import Plan, Post, Window, draw, simulate, simulate_plan, sweep
-from proxies import QueueProxy
+from support.proxies import QueueProxy
 
 SEEDS = 1000
 PLANS = 200  # of a kind, in which a planted fault must show
@@ -49,7 +49,7 @@ def test_the_plans_of_a_thousand_seeds_hold_every_kind_of_fault_and_of_bad_event
     kinds = frozenset[str]().union(*(plan.kinds for plan in plans))
     assert len(kinds) == 18
     assert {plan.rejection for plan in plans} == {"all named", "one named", "none named"}
-    assert {post.bad for plan in plans for post in plan.posts} == {"", "rejected", "killer"}
+    assert {post.bad for plan in plans for post in plan.posts} == {"", "rejected", "poison"}
     assert sum(plan.is_harmless for plan in plans) > 50
 
 
@@ -58,7 +58,7 @@ def test_the_plans_of_a_thousand_seeds_hold_every_kind_of_fault_and_of_bad_event
 
 def plan(posts: Sequence[Post], *windows: Window, seconds: float = 60) -> Plan:
     kinds = frozenset(window.kind for window in windows)
-    return Plan(seed=1, seconds=seconds, kinds=kinds, windows=list(windows), posts=list(posts), batch_rows=2000)
+    return Plan(seed=1, seconds=seconds, kinds=kinds, windows=list(windows), posts=list(posts), batch_events=2000)
 
 
 @pytest.mark.parametrize("rejection", ["all named", "one named", "none named"])
@@ -81,8 +81,8 @@ def test_a_dead_queue_that_is_away_holds_up_no_healthy_event() -> None:
 
 def test_a_message_that_every_process_dies_of_is_dead_lettered_also_if_few_trials_can_start() -> None:
     for seed in range(20):
-        killers = replace(plan([Post(1, 1, "killer"), Post(2, 5, "")]), seed=seed, trial_starts=0.3)
-        assert simulate_plan(killers).violations == []
+        poisons = replace(plan([Post(1, 1, "poison"), Post(2, 5, "")]), seed=seed, trial_starts=0.3)
+        assert simulate_plan(poisons).violations == []
 
 
 def test_a_layer_of_a_plugin_is_simulated_with_the_rest() -> None:
@@ -148,7 +148,7 @@ def test_a_trial_that_cannot_start_and_counts_as_a_death_is_noticed(monkeypatch:
         return Verdict.DIED
 
     monkeypatch.setattr(Trials, "_try", condemn)
-    assert is_noticed(lambda plan: plan.has_killers)
+    assert is_noticed(lambda plan: plan.has_poison)
 
 
 def test_a_dead_letter_that_is_acked_and_not_published_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,10 +191,10 @@ def test_a_dead_letter_that_is_published_twice_is_noticed(monkeypatch: pytest.Mo
         dead_letter(self, delivery, [*letters, *letters])
 
     monkeypatch.setattr(DeadLetters, "dead_letter", double)
-    assert is_noticed(lambda plan: plan.is_orderly and bool(plan.poison))
+    assert is_noticed(lambda plan: plan.is_orderly and bool(plan.garbage))
 
 
-def test_good_events_that_are_dropped_beside_a_killer_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_good_events_that_are_dropped_beside_a_poison_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     find = Trials.find_survivors
 
     async def drop(self: Trials, lines: Sequence[bytes]) -> object:
@@ -202,7 +202,7 @@ def test_good_events_that_are_dropped_beside_a_killer_are_noticed(monkeypatch: p
         return found and ([], found[1])
 
     monkeypatch.setattr(Trials, "find_survivors", drop)
-    assert is_noticed(lambda plan: any(post.bad == "killer" and post.count > 1 for post in plan.posts))
+    assert is_noticed(lambda plan: any(post.bad == "poison" and post.count > 1 for post in plan.posts))
 
 
 def test_a_task_that_is_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

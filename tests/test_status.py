@@ -11,14 +11,14 @@ import eventmill_queue_memory
 import eventmill_queue_sqlite
 import eventmill_store_memory
 from eventmill import EventBatch, StoreUnavailable
-from eventmill.status import Watch
+from eventmill.api.status import Watch
 from eventmill.testing import make_event
 from eventmill.testing.contract import eventually
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
-from mill import eventmill, running_mill
-from proxies import StoreProxy
+from support.mill import eventmill, running_mill
+from support.proxies import StoreProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def test_a_backlog_is_told_with_its_age_and_when_it_will_be_gone() -> None
         await queue.publish([b"%d" % n for n in range(100)], time.monotonic() + 1)
         await queue.dead.publish([b"dead"], time.monotonic() + 1)
         await store.insert(EventBatch.of([make_event()]))
-        first = await watch.look()
+        first = await watch.status()
         assert (first.ready, first.in_flight, first.dead, first.newest_event_ms) == (
             100,
             0,
@@ -42,13 +42,13 @@ async def test_a_backlog_is_told_with_its_age_and_when_it_will_be_gone() -> None
         held = await queue.receive(50, 0)
         await queue.ack(held[:40])
         await asyncio.sleep(0.2)
-        second = await watch.look()
+        second = await watch.status()
         assert (second.ready, second.in_flight) == (50, 10)
         assert second.drained_per_second is not None
         assert 40 < second.drained_per_second < 250
         assert second.drained_in_seconds == pytest.approx(60 / second.drained_per_second)
         await queue.publish([b"more"] * 200, time.monotonic() + 1)
-        assert (await watch.look()).drained_in_seconds is None
+        assert (await watch.status()).drained_in_seconds is None
 
 
 async def test_a_store_that_is_away_leaves_only_its_part_empty() -> None:

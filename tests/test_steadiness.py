@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 
-import services
-from mill import install, running, wait_until
+from support import services
+from support.mill import install, running, wait_until
 
 _PAGE = """
 import gc

@@ -14,15 +14,15 @@ import eventmill_fatal
 import eventmill_store_clickhouse
 import eventmill_store_memory
 from eventmill import PluginSettings, Store, StoreBackend
-from eventmill.cli.backends import Chosen
-from eventmill.cli.trial import try_messages
 from eventmill.consumer import Verdict
 from eventmill.event import encode_line
 from eventmill.frames import encode_frame
+from eventmill.runtime.backends import Chosen
+from eventmill.runtime.trial import try_messages
 from eventmill.testing import make_event
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
-from mill import ROOT, install, wait_until
+from support.mill import ROOT, install, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -94,7 +94,7 @@ async def test_a_process_that_dies_before_it_is_ready_condemns_no_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await try_messages(fatal(tmp_path, fatal_start=True), [GOOD]) is Verdict.UNKNOWN
-    assert "cannot try messages" in caplog.text
+    assert "cannot start a trial subprocess" in caplog.text
 
 
 async def test_a_process_that_is_never_ready_condemns_no_message(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventmill.errors import InvalidEvent, PayloadTooLarge
-from eventmill.validation import parse_event
+from eventmill.ingest.validation import parse_event
 
 NOW_MS = 1_800_000_000_000
 GOOD: dict[str, Any] = {"event_name": "view", "channel": "web", "user_id": "ada", "timestamp": 1_700_000_000}

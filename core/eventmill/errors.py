@@ -1,25 +1,27 @@
 """Every exception of eventmill. Each class says whether to retry or to give up.
 
 EventmillError
-├── ConfigurationError          give up: start-up ends with exit code 2
-│   └── PluginError             give up: a plugin is missing, broken or lacks its driver
-├── InvalidRequest              give up: the request is wrong as a whole (400)
+├── ConfigurationError          give up: the command exits with code 2
+│   └── PluginError             give up: a plugin is missing or broken, or lacks its driver
+├── InvalidRequest              give up: the request as a whole is invalid (400)
 │   ├── InvalidEvent            give up: one event breaks a rule (400)
 │   ├── InvalidQuery            give up: one parameter breaks a rule (400)
-│   └── QueryTooLarge           give up, or ask for less (400)
+│   └── QueryTooLarge           give up, or query less (400)
 ├── PayloadTooLarge             give up, or send less (413)
-├── UnsupportedEncoding         give up, or send it plain (415)
-├── BodyTimeout                 retry: the body did not arrive (408)
-├── Overloaded                  retry: memory for pending work is used up (503)
-├── Unavailable                 retry: a service is away (503)
+├── UnsupportedEncoding         give up, or send another encoding (415)
+├── BodyTimeout                 retry: the body did not arrive in time (408)
+├── Overloaded                  retry: too much work is pending (503)
+├── Unavailable                 retry: a service is unavailable (503)
 │   ├── QueueUnavailable
 │   │   └── QueueMisconfigured
 │   └── StoreUnavailable
-├── StoreMisconfigured          retry and alarm: keep the data, somebody must repair the store (503)
-├── PartialFailure              look at each index: Refused is final, Unknown may be retried
-├── RejectedEvents              give up on these events, dead-letter them, insert the others
-├── UndecodableMessage          give up: dead-letter the message whole
-└── UnknownFrameVersion         release it and alarm: a newer program wrote it
+├── StoreMisconfigured          keep the data, retry, and alert an operator (503)
+├── PartialFailure              per body: Refused is permanent, Unknown can be retried
+├── RejectedEvents              dead-letter these events, insert the others again
+├── UndecodableMessage          give up: dead-letter the message
+└── UnknownFrameVersion         release the message and alert: a newer program wrote it
+
+ClientDisconnected stands apart: there is no one left to answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +29,19 @@ from dataclasses import dataclass
 
 
 class EventmillError(Exception):
-    """The root: catching it catches everything eventmill and its plugins raise on purpose."""
+    """The base class of all exceptions that eventmill and its plugins raise deliberately."""
 
 
 class ConfigurationError(EventmillError):
-    """A setting is missing or wrong. Give up; the message names the setting and the cure."""
+    """A setting is missing or invalid. Give up; the message names the setting and what to do."""
 
 
 class PluginError(ConfigurationError):
-    """A plugin is missing, broken, ambiguous or lacks its driver. Give up; the message names the cure."""
+    """A plugin is missing, broken or ambiguous, or lacks its driver. Give up; the message says what to do."""
 
 
 class InvalidRequest(EventmillError):
-    """What a client sent breaks a rule. Give up; `field` names the part at fault, where there is one."""
+    """A request breaks a rule. Give up; `field` names the field or parameter, if one is at fault."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -48,69 +50,72 @@ class InvalidRequest(EventmillError):
 
 
 class InvalidEvent(InvalidRequest):
-    """An event breaks a rule. Give up on this event alone."""
+    """An event breaks a rule. Give up on this event only."""
 
 
 class InvalidQuery(InvalidRequest):
-    """A question's parameter breaks a rule. Give up."""
+    """A query parameter breaks a rule. Give up."""
 
 
 class QueryTooLarge(InvalidRequest):
-    """The answer would take more time, rows or groups than one question may. Give up, or ask for less."""
+    """The answer exceeds the limits on time, rows or groups. Give up, or query less."""
 
 
 class PayloadTooLarge(InvalidRequest):
-    """A body, an event or a bulk is over its limit. Give up, or send less."""
+    """A body, an event or a bulk exceeds its limit. Give up, or send less."""
 
 
 class UnsupportedEncoding(InvalidRequest):
-    """The body's Content-Encoding is unknown. Give up, or send it plain, gzip or zstd."""
+    """The Content-Encoding is not supported. Give up, or send the body uncompressed, or with gzip or zstd."""
 
 
 class BodyTimeout(EventmillError):
-    """The request's body did not arrive in time, or the process leaves. Retry."""
+    """The request body did not arrive in time, or the process is shutting down. Retry."""
 
 
 class Overloaded(EventmillError):
-    """The memory for pending work is used up. Retry."""
+    """Too much work is pending. Retry."""
 
 
 class Unavailable(EventmillError):
-    """A service is away. Retry; it heals by itself."""
+    """A service is unavailable. Retry; connections recover automatically."""
 
 
 class QueueUnavailable(Unavailable):
-    """The queue is away or full. Retry."""
+    """The queue is unavailable or full. Retry."""
 
 
 class QueueMisconfigured(QueueUnavailable):
-    """The queue answers, but the address, the credentials or the rights are wrong. Retry, and alarm somebody."""
+    """The queue answers, but address, credentials or permissions are wrong. Retry, and alert an operator."""
 
 
 class StoreUnavailable(Unavailable):
-    """The store is away. Retry."""
+    """The store is unavailable. Retry."""
 
 
 class StoreMisconfigured(EventmillError):
-    """The store answers, but its schema or rights are wrong. Keep the data, retry, and alarm somebody."""
+    """The store answers, but its schema or permissions are wrong. Keep the data, retry, and alert an operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One body was refused for good: publishing it again cannot succeed."""
+    """The queue permanently refuses one body: publishing it again cannot succeed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Nobody knows whether one body was kept: publishing it again may duplicate it, never lose it."""
+    """It is unknown whether one body was stored. Publishing it again may duplicate it, but cannot lose it."""
 
     reason: str
 
 
 class PartialFailure(EventmillError):
-    """Some bodies of one `publish` were not confirmed; those whose index is not in `failed` were."""
+    """Some bodies of one `publish` were not confirmed. Bodies whose index is not in `failed` were.
+
+    An author raises it in one line: `raise PartialFailure({3: Refused("too large"), 7: Unknown("timeout")})`.
+    """
 
     def __init__(self, failed: Mapping[int, Refused | Unknown]) -> None:
         super().__init__("; ".join(f"body {index}: {why.reason}" for index, why in sorted(failed.items())[:3]))
@@ -118,11 +123,13 @@ class PartialFailure(EventmillError):
 
 
 class RejectedEvents(EventmillError):
-    """The store will never take these events. Nothing of the batch may be assumed stored.
+    """The store permanently rejects some events. No event of the batch can be assumed to be stored.
+
+    An author raises it in one line: `raise RejectedEvents("invalid UTF-8", [4])`.
 
     Args:
-        reason: what the store said, for the dead letter.
-        indexes: positions in the batch, or None when the store cannot tell which ones.
+        reason: the error of the store, for the dead letter.
+        indexes: positions in the batch, or None if the store does not name them.
     """
 
     def __init__(self, reason: str, indexes: Sequence[int] | None = None) -> None:
@@ -132,8 +139,12 @@ class RejectedEvents(EventmillError):
 
 
 class UndecodableMessage(EventmillError):
-    """A queue message is not a frame. Give up: dead-letter it whole."""
+    """A queue message is not a frame. Give up: dead-letter the message."""
 
 
 class UnknownFrameVersion(EventmillError):
     """A newer program wrote this frame. Release it, and upgrade the consumers first."""
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection before its request was complete or its response was sent."""

@@ -1,28 +1,32 @@
-"""Event and EventBatch: what travels from the API to the store. Limits, normalisation, identity."""
+"""Event and EventBatch: what travels from the API to the store. `Event` is the table of event fields."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from eventmill.fields import EventField, assigned, json_object, optional_text, text, text_list, timestamp
+
 MAX_EVENT_BYTES = 32 * 1024
-MAX_TAGS = 64
 MAX_METADATA_DEPTH = 32
 CLOCK_SKEW_MS = 5 * 60 * 1000
 MIN_TIME_MS = 946_684_800_000  # 2000-01-01
 MAX_TIME_MS = 4_102_444_800_000  # 2100-01-01
+ALL_TIME = (MIN_TIME_MS, MAX_TIME_MS + 1)  # start and end of a filter that matches every event
 DEFAULT_PROJECT = "default"
 
-VERSION_HASH_BITS = 21  # beside 42 bits of milliseconds (until 2109) a version fits a signed 64-bit integer
+HASH_VERSION = 1
+VERSION_HASH_BITS = 21  # together with 42 bits of milliseconds (until 2109) a version fits a signed 64-bit integer
 
 TimeMs = Annotated[int, Meta(ge=MIN_TIME_MS, le=MAX_TIME_MS)]
 
 
 class Identity(NamedTuple):
-    """What makes two events one: a store keeps one event per identity, the one with the greatest version."""
+    """Two events with the same identity are one event; a store keeps the one with the greatest version."""
 
     project: str
     event_name: str
@@ -31,41 +35,36 @@ class Identity(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in the order of `Store.scan`: newest first, then by name, then by id."""
+    """A position in the order of `Store.scan`: newest first, then by name, then by id."""
 
     timestamp_ms: int
     event_name: str
     event_id: str
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One accepted event.
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """One accepted event, and the table of its fields. Times are unix milliseconds.
 
-    Attributes:
-        project: the tenant it belongs to.
-        event_name: what happened, 1–256 characters.
-        timestamp_ms: when it happened, unix milliseconds.
-        event_id: the sender's idempotency key, or the hex hash of the content.
-        channel: where it happened, 1–64 characters.
-        user_id: who did it, 1–256 characters.
-        campaign_id: at most 256 characters, often empty.
-        tags: at most 64 strings.
-        metadata: a JSON object, the bytes that were sent; only line breaks between its tokens became spaces.
-        received_at_ms: when the API took it, unix milliseconds.
-        version: orders events of one identity, the greatest wins: (received_at_ms, content hash).
+    A new optional field is one entry here, with a default, and its test. `event_id` is the sender's idempotency key or
+    the hash of the content. `metadata` holds the bytes that were sent; only line breaks between tokens become spaces.
+    `version` is (received_at_ms, content hash): of two events with one identity the greater version wins.
     """
 
-    project: str
-    event_name: str
-    timestamp_ms: TimeMs
-    event_id: str
-    channel: str
-    user_id: str
-    campaign_id: str = ""
-    tags: tuple[str, ...] = ()
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
-    received_at_ms: TimeMs
-    version: Annotated[int, Meta(ge=0)]
+    project: Annotated[str, assigned("the project (tenant) that the event belongs to")]
+    event_name: Annotated[str, text("what happened", 256, example="product_view")]
+    timestamp_ms: Annotated[TimeMs, timestamp("when it happened")]
+    event_id: Annotated[
+        str, optional_text("an idempotency key; default: a hash of the event", 128, least=1, varied=True)
+    ]
+    channel: Annotated[str, text("where it happened", 64, example="web")]
+    user_id: Annotated[str, text("who did it", 256, varied=True, example="user_123")]
+    campaign_id: Annotated[str, optional_text("the campaign that led to it", 256, example="cmp_987")] = ""
+    tags: Annotated[tuple[str, ...], text_list("labels", ["test"])] = ()
+    metadata: Annotated[msgspec.Raw, json_object("further properties, kept verbatim", {"test": True})] = msgspec.Raw(
+        b"{}"
+    )
+    received_at_ms: Annotated[TimeMs, assigned("when the API accepted it", "Int64")]
+    version: Annotated[int, Meta(ge=0), assigned("orders events of one identity", "UInt64")]
 
     @property
     def identity(self) -> Identity:
@@ -74,6 +73,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def position(self) -> Position:
         return Position(self.timestamp_ms, self.event_name, self.event_id)
+
+
+def _read_table() -> tuple[EventField, ...]:
+    hints = get_type_hints(Event, include_extras=True)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Event)}
+    entries = []
+    for name, hint in hints.items():
+        [entry] = [item for item in hint.__metadata__ if isinstance(item, EventField)]
+        entries.append(entry.named(name, "" if defaults[name] is msgspec.NODEFAULT else defaults[name]))
+    return tuple(entries)
+
+
+EVENT_FIELDS = _read_table()
+_HASHED = ("project", "event_name", "timestamp_ms", "event_id", "channel", "user_id", "campaign_id", "tags", "metadata")
+# Fields that came after hash version 1: they change the hash of an event only if it has them.
+ADDED_FIELDS = tuple(field for field in EVENT_FIELDS if field.sent is not None and field.name not in _HASHED)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -92,16 +107,21 @@ def create_event(
     tags: tuple[str, ...] = (),
     metadata: msgspec.Raw | bytes = b"{}",
     event_id: str = "",
+    **added: Any,
 ) -> Event:
     """Build an event from valid fields; without an `event_id` the id is the hash of the content.
 
-    Line breaks in `metadata`, mere white space in JSON, become spaces, so that an event always fits one line.
+    Line breaks in `metadata`, which are white space in JSON, become spaces, so that an event fits on one line.
 
-    The hash is 128 bits of BLAKE2b over the project and all fields, the time in microseconds, as a JSON array
-    followed by the metadata's bytes: two events that differ in any field stay two.
+    The hash (`HASH_VERSION` 1) is 128 bits of BLAKE2b over a JSON array followed by the bytes of the metadata. The
+    array holds project, name, time in microseconds, id, channel, user, campaign and tags. If the event has fields of
+    `ADDED_FIELDS` that differ from their defaults, the array ends with an object of these. So two events that differ
+    in any field stay two, and a field that is added to the table changes no id of an event that lacks it.
     """
     metadata = bytes(metadata).replace(b"\n", b" ").replace(b"\r", b" ")
-    fields = (project, event_name, timestamp_us, event_id, channel, user_id, campaign_id, tags)
+    fields: tuple[object, ...] = (project, event_name, timestamp_us, event_id, channel, user_id, campaign_id, tags)
+    if added and (present := {field.name: added[field.name] for field in ADDED_FIELDS if _is_present(field, added)}):
+        fields = (*fields, present)
     content = blake2b(_encode(fields) + metadata, digest_size=16).digest()
     return Event(
         project=project,
@@ -115,35 +135,58 @@ def create_event(
         metadata=msgspec.Raw(metadata),
         received_at_ms=received_at_ms,
         version=received_at_ms << VERSION_HASH_BITS | int.from_bytes(content[:3]) >> (24 - VERSION_HASH_BITS),
+        **added,
     )
 
 
+def _is_present(field: EventField, values: dict[str, Any]) -> bool:
+    return bool(values.get(field.name, field.default) != field.default)
+
+
+FORGOTTEN = {
+    field.name: field.default for field in EVENT_FIELDS if field.sent is not None and field.name not in Identity._fields
+}
+
+
 def forget(event: Event) -> Event:
-    """What a store may keep of an erased event: identity and version. No accepted event has an empty `user_id`."""
-    return msgspec.structs.replace(event, channel="", user_id="", campaign_id="", tags=(), metadata=msgspec.Raw(b"{}"))
+    """Return what a store may keep of an erased event: identity and version. The other fields become empty.
+
+    No accepted event has an empty `user_id`.
+    """
+    return msgspec.structs.replace(event, **FORGOTTEN)
+
+
+def to_sent_form(event: Event) -> dict[str, Any]:
+    """Return the fields that a client sends, as plain values for JSON; the time is in seconds."""
+    form = {field.sent_as: getattr(event, field.name) for field in EVENT_FIELDS if field.sent is not None}
+    return form | {
+        "timestamp": event.timestamp_ms / 1000,
+        "tags": list(event.tags),
+        "metadata": json.loads(bytes(event.metadata)),
+    }
 
 
 def encode_line(event: Event) -> bytes:
-    """The event as one JSON object on one line; its keys are the attributes of `Event`."""
+    """Return the event as one JSON object on one line; its keys are the attributes of `Event`."""
     return _encode(event)
 
 
 def decode_line(line: bytes) -> Event:
-    """The event of a line. Raises msgspec.DecodeError, RecursionError or UnicodeDecodeError when it is none."""
+    """Return the event of a line. Raise msgspec.DecodeError, RecursionError or UnicodeDecodeError if it holds none."""
     return _decoder.decode(line)
 
 
 def decode_lines(lines: bytes) -> list[Event]:
-    """The events of lines, one after the other. Raises as `decode_line` does."""
+    """Return the events of consecutive lines. Raise as `decode_line` does."""
     return _decoder.decode_lines(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Events with distinct identities, typed and as JSON lines; `lines[i]` is `events[i]`.
+    """Events with distinct identities, typed and as JSON lines: `lines[i]` is `events[i]`.
 
-    A line's keys are the attributes of `Event`: times are integers in milliseconds, `tags` an array of
-    strings, `metadata` an object, `version` an integer below 2**63.
+    The keys of a line are the attributes of `Event`: times are integers in milliseconds, `tags` is an array of strings,
+    `metadata` is an object, and `version` is an integer below 2**63.
     """
 
     events: Sequence[Event]
@@ -151,7 +194,7 @@ class EventBatch:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "EventBatch":
-        """Batch any events; of one identity only the greatest version stays."""
+        """Return a batch of these events, with only the greatest version of each identity."""
         winners: dict[Identity, Event] = {}
         for event in events:
             other = winners.setdefault(event.identity, event)
@@ -160,7 +203,7 @@ class EventBatch:
         return cls(list(winners.values()), [encode_line(event) for event in winners.values()])
 
     def take(self, indexes: Iterable[int]) -> "EventBatch":
-        """The part of the batch at these positions."""
+        """Return the part of the batch at these indexes."""
         chosen = list(indexes)
         return EventBatch([self.events[i] for i in chosen], [self.lines[i] for i in chosen])
 

@@ -1,21 +1,26 @@
-"""Events ⇄ message bytes, and dead letters ⇄ message bytes. The only place that knows the wire format.
+"""The wire format: events as message bodies, and dead letters as message bodies. No other module knows it.
 
-A frame, version 1, is a header of 10 bytes and a payload:
+A frame is a header and a payload:
 
     offset  size  content
     0       2     "em"
-    2       1     version: 1
+    2       1     version: 1 or 2
     3       1     codec: 0 plain, 1 zstd
     4       2     number of events, big-endian
-    6       4     bytes of the payload when unpacked, big-endian
-    10      –     the events as JSON lines, joined by line feeds, packed by the codec
+    6       4     size of the uncompressed payload in bytes, big-endian
+    10      4     only in version 2: CRC-32 of the payload as sent, big-endian
+    10/14         the events as JSON lines, joined by line feeds, compressed by the codec
 
-A dead record, version 1, is "ed", the version, and a JSON object on one line; then the dead body verbatim.
-A version is read one release before it is written.
+A dead record is "ed", its version (1 or 2), in version 2 the CRC-32 of the rest (4 bytes, big-endian), a JSON object on
+one line, and the dead body verbatim.
+
+Frames and dead records have separate versions. This program writes version 1 of both and reads versions 1 and 2: a
+version is read one release before it is written, so that consumers can be upgraded first.
 """
 
 import struct
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -29,36 +34,41 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-VERSION: Final = 1
+FRAME_VERSION: Final = 1  # that is written
+DEAD_VERSION: Final = 1
+READABLE_VERSIONS: Final = (1, 2)
 MAX_FRAME_BYTES = 60 * 1024
 MAX_FRAME_EVENTS = 1000
-MAX_FRAME_LINE_BYTES = 512 * 1024  # of lines, before they are packed
+MAX_FRAME_LINE_BYTES = 512 * 1024  # of lines before compression
 DEAD_HEADER_BYTES = 2 * 1024
-_MAX_UNPACKED_BYTES = 1024 * 1024  # that a reader takes
+_MAX_PAYLOAD_BYTES = 1024 * 1024  # that a reader accepts
 _COMPRESS_FROM_BYTES = 1024
 
 _HEADER = struct.Struct(">2sBBHI")
+_CHECKSUM = struct.Struct(">I")
 _PLAIN, _ZSTD = 0, 1
+_READABLE = frozenset(bytes([version]) for version in READABLE_VERSIONS)
+_FORMER_REASONS = {"killer": "poison"}  # the name in records of release 0.1
 _compressor = zstd.ZstdCompressor(level=1)
 
 
 def body_limit(max_body_bytes: int) -> int:
-    """The bytes of a frame that a queue takes even inside a dead record."""
+    """Return the largest frame that still fits into the queue inside a dead record."""
     return min(MAX_FRAME_BYTES, max_body_bytes) - DEAD_HEADER_BYTES
 
 
 def pack(lines: Sequence[bytes], limit_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Encode lines into frames of at most `limit_bytes`, in order; yield each frame's number of lines and its body.
+    """Encode lines in order into frames of at most `limit_bytes`; yield each frame's number of lines and its body.
 
-    How well lines compress is known only afterwards. So a run of lines is packed as a whole, and one that turns out
-    too large is packed again in equal parts.
+    The compressed size is known only after compression. So a run of lines is encoded as a whole, and encoded again in
+    equal parts if it is too large.
     """
     for run in _split(lines):
         yield from _fit(run, limit_bytes)
 
 
 def _split(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut lines into runs that a frame may hold, however they compress."""
+    """Cut lines into runs that respect the limits on events and uncompressed bytes."""
     start = size = 0
     for index, line in enumerate(lines):
         if index - start == MAX_FRAME_EVENTS or (index > start and size + len(line) > MAX_FRAME_LINE_BYTES):
@@ -79,62 +89,80 @@ def _fit(run: Sequence[bytes], limit_bytes: int) -> Iterator[tuple[int, bytes]]:
         yield from _fit(run[start : start + step], limit_bytes)
 
 
-def encode_frame(lines: Sequence[bytes]) -> bytes:
-    """Encode lines, at least one, as one message body, compressed if that makes it smaller."""
+def encode_frame(lines: Sequence[bytes], version: int = FRAME_VERSION) -> bytes:
+    """Encode at least one line as one message body, compressed if that makes it smaller."""
     payload = b"\n".join(lines)
     codec, packed = _PLAIN, payload
     if len(payload) >= _COMPRESS_FROM_BYTES:
         compressed = _compressor.compress(payload, _compressor.FLUSH_FRAME)
         if len(compressed) < len(payload):
             codec, packed = _ZSTD, compressed
-    return _HEADER.pack(b"em", VERSION, codec, len(lines), len(payload)) + packed
+    header = _HEADER.pack(b"em", version, codec, len(lines), len(payload))
+    return header + (packed if version == 1 else _with_checksum(packed))
 
 
 def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
-    """The events of a frame, each with its line.
+    """Return the events of a frame, each with its line.
 
-    Raises UndecodableMessage for anything that is no frame, or one cut short or altered, and
-    UnknownFrameVersion for a frame that a newer program wrote.
+    Raise UndecodableMessage for bytes that are not an intact frame, and UnknownFrameVersion for a frame that a newer
+    program wrote.
     """
     count, payload = _open(body)
     try:
         events = decode_lines(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UndecodableMessage(f"the frame holds something that is no event: {error}") from error
+        if str(error).startswith("Object contains unknown field"):
+            raise UnknownFrameVersion(f"the frame holds a field that this program does not know: {error}") from error
+        raise UndecodableMessage(f"the frame holds a line that is not an event: {error}") from error
     lines = payload.split(b"\n")
-    # No JSON value holds "}" before "{", so that each of these ends of lines stands between two events: one per line.
+    # No JSON value holds "}" before "{", so each of these line ends stands between two events: one event per line.
     if not len(events) == len(lines) == count == payload.count(b"}\n{") + 1:
-        raise UndecodableMessage(f"the frame is damaged: it announces {count} events and holds {len(lines)} lines")
+        raise UndecodableMessage(f"the frame is damaged: its header says {count} events, it holds {len(lines)} lines")
     return list(zip(events, lines, strict=True))
 
 
 def split_frame(body: bytes) -> list[bytes]:
-    """The lines of a frame, without a look at the events in them. Raises as `decode_frame` does."""
+    """Return the lines of a frame without decoding the events. Raise as `decode_frame` does."""
     return _open(body)[1].split(b"\n")
 
 
 def _open(body: bytes) -> tuple[int, bytes]:
-    """The number of events that a frame announces, and its payload."""
+    """Return the number of events in the header, and the payload."""
+    if _is_newer_dead(body):
+        raise UnknownFrameVersion(f"dead record version {body[2]}: this program reads up to {READABLE_VERSIONS[-1]}")
     if body[:2] != b"em" or len(body) < 3:
         raise UndecodableMessage("not a frame: it does not start with 'em'")
-    if body[2] != VERSION:
-        raise UnknownFrameVersion(f"frame version {body[2]}: this program reads version {VERSION}")
+    if body[2] not in READABLE_VERSIONS:
+        raise UnknownFrameVersion(f"frame version {body[2]}: this program reads up to version {READABLE_VERSIONS[-1]}")
     if len(body) < _HEADER.size:
-        raise UndecodableMessage("the frame's header is cut short")
-    _, _, codec, count, size = _HEADER.unpack_from(body)
-    payload = _unpack(body[_HEADER.size :], codec, size)
+        raise UndecodableMessage("the frame is damaged: its header is incomplete")
+    _, version, codec, count, size = _HEADER.unpack_from(body)
+    packed = body[_HEADER.size :]
+    payload = _unpack(packed if version == 1 else _checked(packed), codec, size)
     if len(payload) != size:
-        raise UndecodableMessage(f"the frame is damaged: it announces {size} bytes and holds {len(payload)}")
+        raise UndecodableMessage(f"the frame is damaged: its header says {size} bytes, it holds {len(payload)}")
     return count, payload
+
+
+def _with_checksum(content: bytes) -> bytes:
+    return _CHECKSUM.pack(zlib.crc32(content)) + content
+
+
+def _checked(content: bytes) -> bytes:
+    """Return what follows the checksum. Raise UndecodableMessage if it does not match."""
+    rest = content[_CHECKSUM.size :]
+    if content[: _CHECKSUM.size] != _CHECKSUM.pack(zlib.crc32(rest)):
+        raise UndecodableMessage("the message is damaged: its checksum does not match")
+    return rest
 
 
 def _unpack(payload: bytes, codec: int, size: int) -> bytes:
     if codec == _PLAIN:
         return payload
     if codec != _ZSTD:
-        raise UndecodableMessage(f"the frame's codec {codec} is unknown")
-    if size > _MAX_UNPACKED_BYTES:
-        raise UndecodableMessage(f"the frame announces {size} bytes, more than any frame holds")
+        raise UndecodableMessage(f"the frame has the unknown codec {codec}")
+    if size > _MAX_PAYLOAD_BYTES:
+        raise UndecodableMessage(f"the frame is damaged: its header says {size} bytes, more than any frame holds")
     try:
         return zstd.ZstdDecompressor().decompress(payload, max_length=size + 1)
     except zstd.ZstdError as error:
@@ -142,17 +170,17 @@ def _unpack(payload: bytes, codec: int, size: int) -> bytes:
 
 
 class DeadRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A dead letter: why a body died, and the body.
+    """A dead letter: a message body that could not be processed, and why.
 
     Attributes:
-        reason: `undecodable` (no frame), `rejected` (the store never takes it), `killer` (no process survived it) or
+        reason: `undecodable` (not a frame), `rejected` (by the store, permanently), `poison` (it crashes consumers), or
             `moved` (by the queue itself).
-        code: the name of the error.
-        message: what went wrong, in words.
+        code: the class of the error.
+        message: the error's text.
         attempts: how often the message had been received.
-        origin: the queue it came from.
-        enqueued_at_ms, died_at_ms: when it was published, and when it died; unix milliseconds.
-        body: a frame that may be published to the origin as it is, or the verbatim bytes that are no frame.
+        origin: the queue that it came from.
+        enqueued_at_ms, died_at_ms: when it was published and when it was dead-lettered, unix milliseconds.
+        body: a frame that can be published to the origin again, or the verbatim bytes of an undecodable message.
     """
 
     reason: str
@@ -165,40 +193,57 @@ class DeadRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: bytes = b""
 
 
-def encode_dead(record: DeadRecord, max_bytes: int | None = None) -> bytes:
-    """The record as a body for a dead queue, at most 2 KiB larger than the dead body.
+def encode_dead(record: DeadRecord, max_bytes: int | None = None, version: int = DEAD_VERSION) -> bytes:
+    """Return the record as a body for a dead-letter queue, at most 2 KiB larger than the dead body.
 
-    A body that would not fit into `max_bytes`, which only a foreign message can be, is cut, and the record says so.
+    If it would not fit into `max_bytes`, which happens only to foreign messages, cut the dead body and say so in the
+    record.
     """
     body, message = record.body, record.message[:256]
     if max_bytes is not None and len(body) + DEAD_HEADER_BYTES > max_bytes:
         message = f"(cut from {len(body)} bytes) {message}"
         body = body[: max_bytes - DEAD_HEADER_BYTES]
     short = msgspec.structs.replace(record, body=b"", message=message, code=record.code[:64])
-    return b"ed" + bytes([VERSION]) + msgspec.json.encode(short) + b"\n" + body
+    content = msgspec.json.encode(short) + b"\n" + body
+    return b"ed" + bytes([version]) + (content if version == 1 else _with_checksum(content))
 
 
 def is_known(body: bytes) -> bool:
-    """Whether a body begins as a frame that this program reads."""
-    return body[:3] == b"em" + bytes([VERSION])
+    """Return whether a body starts like a frame that this program can read."""
+    return body[:2] == b"em" and body[2:3] in _READABLE
 
 
 def count(body: bytes) -> int:
-    """How many events a frame says it holds; not more than any may."""
+    """Return the number of events in a frame's header, at most the most that a frame may hold."""
     return min(MAX_FRAME_EVENTS, int.from_bytes(body[4:6]))
 
 
 def is_dead(body: bytes) -> bool:
-    """Whether a body begins as a dead record does."""
-    return body[:3] == b"ed" + bytes([VERSION])
+    """Return whether a body starts like a dead record that this program can read."""
+    return body[:2] == b"ed" and body[2:3] in _READABLE
+
+
+def _is_newer_dead(body: bytes) -> bool:
+    """Return whether a body starts like a dead record of a later version; a text that starts with "ed" does not."""
+    return body[:2] == b"ed" and READABLE_VERSIONS[-1] < int.from_bytes(body[2:3]) < ord(" ")
 
 
 def decode_dead(body: bytes) -> DeadRecord:
-    """The record in a body of a dead queue; a plain body is one that the queue itself moved there."""
+    """Return the record in a body of a dead-letter queue.
+
+    A body that is not a record was moved there by the queue itself. Raise UnknownFrameVersion for a record that a newer
+    program wrote.
+    """
+    if _is_newer_dead(body):
+        raise UnknownFrameVersion(f"dead record version {body[2]}: this program reads up to {READABLE_VERSIONS[-1]}")
     if is_dead(body):
-        header, _, dead = body[3:].partition(b"\n")
         try:
-            return msgspec.structs.replace(msgspec.json.decode(header, type=DeadRecord), body=dead)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            content = body[3:] if body[2] == 1 else _checked(body[3:])
+            header, _, dead = content.partition(b"\n")
+            record = msgspec.json.decode(header, type=DeadRecord)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UndecodableMessage):
             pass
+        else:
+            reason = _FORMER_REASONS.get(record.reason, record.reason)
+            return msgspec.structs.replace(record, body=dead, reason=reason)
     return DeadRecord(reason="moved", message="the queue moved it here by itself", body=body)

@@ -1,13 +1,14 @@
 """The hooks a plugin may implement, and the records they return.
 
-A plugin is a module named in the entry-point group `eventmill`. One that brings a queue, complete:
+A plugin is a module that an entry point of the group `eventmill` names. This one is complete and provides a queue:
 
     from contextlib import asynccontextmanager
-    from eventmill import PluginSettings, QueueBackend, SettingsConfigDict, hookimpl
+    from eventmill import PluginSettings, QueueBackend, SecretStr, SettingsConfigDict, hookimpl
 
     class Settings(PluginSettings):
         model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_NATS_")
         url: str
+        password: SecretStr = SecretStr("")
 
         @property
         def reach(self):
@@ -15,7 +16,7 @@ A plugin is a module named in the entry-point group `eventmill`. One that brings
 
     @asynccontextmanager
     async def open_queue(settings):
-        from .nats_queue import NatsQueue       # the driver is imported here, not before
+        from .nats_queue import NatsQueue       # import the driver here: listing plugins stays fast
 
         async with NatsQueue(settings) as queue:
             yield queue
@@ -27,18 +28,24 @@ A plugin is a module named in the entry-point group `eventmill`. One that brings
         return [backend]
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
+from eventmill.errors import StoreUnavailable
+from eventmill.event import Event, encode_line
 from eventmill.interfaces import Queue, Store
+from eventmill.queries.limiter import QueryLimiter, Receive
 from eventmill.settings import PluginSettings
 
 if TYPE_CHECKING:
-    from eventmill.publisher import Publisher
+    from eventmill.ingest.publisher import Publisher
+
+T = TypeVar("T")
 
 PROJECT = "eventmill"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -51,14 +58,14 @@ AsgiApp = Callable[
 
 @dataclass(frozen=True, slots=True)
 class QueueBackend:
-    """A queue that can be chosen by EVENTMILL_QUEUE.
+    """A queue that EVENTMILL_QUEUE can choose.
 
     Attributes:
-        name: what the user writes.
-        settings: the class of its settings; built only when it is chosen.
-        open: yields the queue; imports the driver, validates, takes local locks, touches no network.
-        install: the command that installs its driver, told when the driver is missing.
-        linger_ms: how long a commit should wait for company; worth it where a call costs money.
+        name: the value of EVENTMILL_QUEUE.
+        settings: the class of its settings; an instance is created only if the backend is chosen.
+        open: returns an async context manager that yields the queue, see `eventmill.interfaces`.
+        install: the command that installs its driver, for the error message if the driver is missing.
+        linger_ms: how long a commit waits for more events by default; above 0 where every call costs money.
     """
 
     name: str
@@ -70,7 +77,7 @@ class QueueBackend:
 
 @dataclass(frozen=True, slots=True)
 class StoreBackend:
-    """A store that can be chosen by EVENTMILL_STORE. The attributes are those of QueueBackend."""
+    """A store that EVENTMILL_STORE can choose. The attributes are those of QueueBackend."""
 
     name: str
     settings: type[PluginSettings]
@@ -80,20 +87,44 @@ class StoreBackend:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the API works with, handed to each HttpApp."""
+    """The live services of the API process, which every HttpApp receives.
 
-    publisher: "Publisher"
+    Attributes:
+        project: the project of the events that this API accepts and counts.
+        queue: the queue; `publish` is the way to add events to it.
+        store: the store, or None if the process has none; `query` is the way to read it.
+        publisher, limiter: the parts behind `publish` and `query`.
+    """
+
+    project: str
     queue: Queue
     store: Store | None
+    publisher: "Publisher"
+    limiter: QueryLimiter
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Return when all events, at least one, are durable in the queue. Raise QueueUnavailable."""
+        await self.publisher.publish([encode_line(event) for event in events])
+
+    async def query(self, question: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
+        """Return the answer of the store, such as `services.query(lambda store: store.metrics(query))`.
+
+        Pass the `receive` of the ASGI request to cancel the query when the client disconnects. Raise Overloaded if too
+        many queries are pending, StoreUnavailable, QueryTooLarge, or ClientDisconnected.
+        """
+        store = self.store
+        if store is None:
+            raise StoreUnavailable("this process has no store")
+        return await self.limiter.run(partial(question, store), receive)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpApp:
-    """Further routes of the API, below a path of their own, such as `/pages`.
+    """Additional routes of the API, below their own path.
 
     Attributes:
-        path: where they are mounted.
-        create: builds the ASGI application once, at start.
+        path: the path, such as `/pages`.
+        create: returns the ASGI application; called once at start.
     """
 
     path: str
@@ -101,16 +132,16 @@ class HttpApp:
 
 
 class Hooks:
-    """The hooks; every one is optional."""
+    """The hooks. Each is optional."""
 
     @hookspec
     def eventmill_queue_backends(self) -> list[QueueBackend]:  # type: ignore[empty-body]  # a declaration
-        """Queues that can be chosen by name."""
+        """Return queues that can be chosen by name."""
 
     @hookspec
     def eventmill_store_backends(self) -> list[StoreBackend]:  # type: ignore[empty-body]  # a declaration
-        """Stores that can be chosen by name."""
+        """Return stores that can be chosen by name."""
 
     @hookspec
     def eventmill_http_apps(self) -> list[HttpApp]:  # type: ignore[empty-body]  # a declaration
-        """Further routes of the API."""
+        """Return additional routes of the API."""

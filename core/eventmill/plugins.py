@@ -1,4 +1,4 @@
-"""Finds, loads, isolates, lists and resolves plugins."""
+"""Find and load plugins, and choose backends by name."""
 
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -26,7 +26,7 @@ _HOOKS: dict[str, type[QueueBackend | StoreBackend | HttpApp]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a plugin comes from."""
+    """The origin of a plugin."""
 
     entry_point: str
     distribution: str
@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[Record]):
-    """A record, and who brought it."""
+    """A record, and the plugin that provides it."""
 
     record: Record
     source: Source
@@ -46,7 +46,7 @@ class Loaded(Generic[Record]):
 
 @dataclass(slots=True)
 class Plugins:
-    """All plugins that were found. `broken` tells why a plugin could not be loaded."""
+    """All plugins that were found. `broken` holds the reason for each one that cannot be loaded."""
 
     queues: list[Loaded[QueueBackend]] = field(default_factory=list)
     stores: list[Loaded[StoreBackend]] = field(default_factory=list)
@@ -54,11 +54,11 @@ class Plugins:
     broken: dict[Source, str] = field(default_factory=dict)
 
     def queue(self, name: str) -> QueueBackend:
-        """The queue of this name. Raises PluginError in words that name the cure."""
+        """Return the queue with this name. Raise PluginError."""
         return self._choose("queue", name, self.queues)
 
     def store(self, name: str) -> StoreBackend:
-        """The store of this name. Raises PluginError in words that name the cure."""
+        """Return the store with this name. Raise PluginError."""
         return self._choose("store", name, self.stores)
 
     def _choose(self, kind: str, name: str, loaded: list[Loaded[Named]]) -> Named:
@@ -67,21 +67,21 @@ class Plugins:
             return found[0].record
         if found:
             sources = " and ".join(sorted(str(item.source) for item in found))
-            raise PluginError(f"{kind} {name!r} is brought by {sources}: uninstall all but one")
+            raise PluginError(f"the {kind} {name!r} is provided by {sources}: uninstall all but one")
         names = sorted({item.record.name for item in loaded})
         failed = "; ".join(f"{source}: {why}" for source, why in self.broken.items())
         raise PluginError(
-            f"no {kind} is named {name!r}. Available: {', '.join(names) or 'none'}."
+            f"there is no {kind} {name!r}. Available: {', '.join(names) or 'none'}."
             + (f" Failed to load: {failed}" if failed else "")
         )
 
     def warnings(self) -> list[str]:
-        """What is wrong with plugins, whether somebody uses them or not."""
-        return [f"plugin {source} is left out: {why}" for source, why in self.broken.items()]
+        """Return a warning for each broken plugin."""
+        return [f"the plugin {source} is not available: {why}" for source, why in self.broken.items()]
 
 
 def load_plugins() -> Plugins:
-    """Load every entry point of the group; one that fails harms no other."""
+    """Load every entry point of the group. One that fails does not affect the others."""
     plugins = Plugins()
     for entry_point in _entry_points():
         distribution = entry_point.dist
@@ -98,13 +98,13 @@ def load_plugins() -> Plugins:
 
 
 def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:
-    """Each one once: an editable install next to a wheel of the same project lists its entry points twice."""
+    """Return each entry point once. An editable install next to a wheel of the same project lists them twice."""
     found = importlib.metadata.entry_points(group=PROJECT)
     return {(e.dist.name if e.dist else "", e.name, e.value): e for e in found}.values()
 
 
 def _register(module: object, source: Source, plugins: Plugins) -> None:
-    """Call the module's hooks; all of its records count, or none."""
+    """Add the records of all hooks of the module, or none if one fails."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     manager.register(module, str(source))
@@ -114,7 +114,7 @@ def _register(module: object, source: Source, plugins: Plugins) -> None:
     records: list[Any] = []
     for name, kind in _HOOKS.items():
         for implementation in getattr(manager.hook, name).get_hookimpls():
-            # Called by hand: pluggy would drop the None of a forgotten return without a word.
+            # Called directly, because pluggy silently ignores the None of a forgotten return.
             records += _checked(name, implementation.function(), kind)
     if wrong := [app.path for app in records if isinstance(app, HttpApp) and not app.path.startswith("/")]:
         raise PluginError(f"the path of an HttpApp must begin with a slash: {wrong[0]!r}")
@@ -134,7 +134,7 @@ def _checked(hook: str, returned: object, kind: type) -> list[Any]:
 
 
 class Backend(Protocol[Opened_co]):
-    """What QueueBackend and StoreBackend have in common."""
+    """The common attributes of QueueBackend and StoreBackend."""
 
     @property
     def name(self) -> str: ...
@@ -146,14 +146,14 @@ class Backend(Protocol[Opened_co]):
 
 @asynccontextmanager
 async def open_backend(backend: Backend[Opened], settings: PluginSettings) -> AsyncIterator[Opened]:
-    """Open what the user chose. Raises PluginError with the install hint where its driver is missing."""
+    """Open a backend. Raise PluginError with the command that installs its driver if that is missing."""
     async with AsyncExitStack() as stack:
         try:
             opened = await stack.enter_async_context(backend.open(settings))
         except ModuleNotFoundError as error:
             own = type(settings).__module__.partition(".")[0]
             if error.name is None or error.name.partition(".")[0] == own:
-                raise PluginError(f"the plugin of {backend.name!r} is broken: {error}") from error
+                raise PluginError(f"the plugin that provides {backend.name!r} is broken: {error}") from error
             hint = f": {backend.install}" if backend.install else ""
             raise PluginError(f"{backend.name!r} needs the package {error.name!r}{hint}") from error
         yield opened

@@ -1,4 +1,4 @@
-"""Core settings, the base of plugins' settings, and words for what is wrong with either."""
+"""The settings of core, the base class of plugin settings, and their error messages."""
 
 import difflib
 import os
@@ -16,6 +16,8 @@ from eventmill.errors import ConfigurationError
 
 ENV_FILE = ".env"
 Reach = Literal["process", "machine", "network"]
+# Variables that were renamed. The former name works for one release, with a warning.
+FORMER_NAMES = {"EVENTMILL_BATCH_ROWS": "EVENTMILL_BATCH_EVENTS"}
 
 
 def _check_address(text: str) -> str:
@@ -29,26 +31,32 @@ Address = Annotated[str, AfterValidator(_check_address)]
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of an `Address`; the brackets of an IPv6 host are taken off."""
+    """Return host and port of an `Address`, the host of an IPv6 address without its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 class Settings(BaseSettings):
-    """The settings of core. Each is the environment variable EVENTMILL_<NAME>, or a line of `.env`."""
+    """The settings of core. Each one is read from the environment variable EVENTMILL_<NAME> or from `.env`."""
 
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore")
 
-    queue: str | None = Field(default=None, description="the queue's backend; `eventmill run` has a default")
-    store: str | None = Field(default=None, description="the store's backend, or `none` for `serve` without questions")
+    queue: str | None = Field(default=None, description="the queue backend; default of `eventmill run`: `sqlite`")
+    store: str | None = Field(
+        default=None,
+        description="the store backend, or `none` for `serve` without queries; `eventmill run`: `clickhouse`",
+    )
     project: str = Field(
         default="default",
         pattern=r"^[\w.-]{1,64}$",
-        description="the project of all events that this API takes and counts",
+        description="the project of the events that this API accepts and counts",
     )
-    listen: Address = Field(default="127.0.0.1:8080", description="where the API listens, HOST:PORT")
+    listen: Address = Field(default="127.0.0.1:8080", description="the address on which the API listens, HOST:PORT")
     linger_ms: float | None = Field(
-        default=None, ge=0, le=1000, description="how long a commit waits for company; default: the queue backend's"
+        default=None,
+        ge=0,
+        le=1000,
+        description="milliseconds that a commit waits for more events; default: that of the queue backend",
     )
     shutdown_delay_seconds: float | None = Field(
         default=None,
@@ -59,28 +67,30 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(
         default=None,
         ge=1,
-        le=7_300,  # 20 years: beyond 2106 a TTL would wrap around and drop everything
-        description="events older than this are refused, and dropped by stores that can; default: kept for ever",
+        le=7_300,  # 20 years: a TTL beyond 2106 wraps around and deletes everything
+        description="days after which events are rejected by the API and deleted by the store; default: kept forever",
     )
     memory_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=32 * 1024 * 1024,
-        description="memory for bodies read, unpacked and pending; beyond it: 503",
+        description="bytes for bodies that are read, decompressed or pending; beyond it the API responds 503",
     )
-    batch_rows: int = Field(default=20_000, ge=1, le=1_000_000, description="events per insert, at most")
+    batch_events: int = Field(default=20_000, ge=1, le=1_000_000, description="maximum number of events per insert")
     batch_bytes: int = Field(
-        default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="bytes per insert, at most"
+        default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="maximum number of bytes per insert"
     )
-    batch_seconds: float = Field(default=1.0, ge=0, le=60, description="how old the first event of an insert may get")
+    batch_seconds: float = Field(
+        default=1.0, ge=0, le=60, description="seconds that the first event of an insert may wait for more"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="what is logged to stderr"
+        default="info", description="the lowest level that is logged to stderr"
     )
 
 
 class PluginSettings(BaseSettings):
-    """The base of every plugin's settings: subclass it and give it an `env_prefix` of its own.
+    """The base class of plugin settings. Subclass it, and set a separate `env_prefix`.
 
-    Secrets belong into `SecretStr`; every field deserves a `description`, which ends up in the documentation.
+    Use `SecretStr` for secrets, and give every field a `description`, which appears in the documentation.
     """
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore")
@@ -88,23 +98,28 @@ class PluginSettings(BaseSettings):
     @property
     @abstractmethod
     def reach(self) -> Reach:
-        """Who can share what is opened with these settings: this `process`, this `machine`, or the `network`."""
+        """Who can share the data behind these settings: only one `process`, one `machine`, or the `network`.
 
-    def statements(self) -> str:
-        """What `migrate` does, as statements for somebody with the rights to run them; "" where it does nothing."""
+        Core refuses to run several processes over a backend with reach `process`. The contract suites open a second
+        handle, as a second process would, only for the other two.
+        """
+
+    def statements(self, retention_days: int | None = None) -> str:
+        """Return the statements of `migrate`, to be executed by hand; empty if there is nothing to run."""
         return ""
 
     def scratch(self, folder: Path) -> "PluginSettings | None":
-        """Settings for an empty store of the same kind in this folder, which another process can open; or None.
+        """Return settings for an empty store of the same kind in this folder, or None.
 
-        Core inserts events into it to find out whether a process survives them. Only stores that live in one process
-        need it: a store that can be shared is tried itself, since inserting an event again changes nothing.
+        Core inserts quarantined events into it in a subprocess, to find out whether they crash the process. Only stores
+        with reach `process` need it. In a shared store the subprocess inserts into the store itself, which is harmless
+        because inserting an event again changes nothing.
         """
         return None
 
     @property
     def place(self) -> str:
-        """Where the data is, in words for people and without secrets."""
+        """Return where the data is, for people and without secrets."""
         return "lost on exit" if self.reach == "process" else f"shared by this {self.reach}"
 
 
@@ -112,21 +127,22 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load(kind: type[S], **overrides: Any) -> S:
-    """Read settings from the environment and `.env`; overrides, where not None, come from the command line.
+    """Read settings from the environment and `.env`. Overrides that are not None take precedence.
 
-    Raises ConfigurationError with one line that names every variable at fault.
+    Raise ConfigurationError with one line that names every invalid variable.
     """
     try:
-        return kind(**{name: value for name, value in overrides.items() if value is not None})
+        given: dict[str, Any] = {**_former(kind), **{k: value for k, value in overrides.items() if value is not None}}
+        return kind(**given)
     except UnicodeDecodeError:
         raise ConfigurationError(f"the file {ENV_FILE} is not UTF-8") from None
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_words(kind, problem) for problem in error.errors())) from None
+        raise ConfigurationError("; ".join(_explain(kind, problem) for problem in error.errors())) from None
 
 
 def is_set(kind: type[BaseSettings], name: str) -> bool:
-    """Whether the environment or `.env` gives this field a value."""
-    variable = f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+    """Return whether the environment or `.env` sets this field."""
+    variable = _variable(kind, name)
     return any(key.upper() == variable and value for key, value in _present().items())
 
 
@@ -135,29 +151,43 @@ def _present() -> dict[str, str | None]:
 
 
 def variables(kind: type[BaseSettings]) -> list[str]:
-    """The environment variables that these settings read."""
-    return [f"{kind.model_config.get('env_prefix', '')}{name}".upper() for name in kind.model_fields]
+    """Return the environment variables that these settings read."""
+    return [_variable(kind, name) for name in kind.model_fields]
+
+
+def _variable(kind: type[BaseSettings], name: str) -> str:
+    return f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def _former(kind: type[BaseSettings]) -> dict[str, str]:
+    """Return the values of fields that are set by the former name of their variable only."""
+    present = {name.upper(): value for name, value in _present().items() if value}
+    former = {new: present[old] for old, new in FORMER_NAMES.items() if old in present and new not in present}
+    return {name: former[_variable(kind, name)] for name in kind.model_fields if _variable(kind, name) in former}
 
 
 def find_unknown(known: Iterable[str]) -> list[str]:
-    """Warnings for variables that start with EVENTMILL_ and that nobody reads, with the name likely meant."""
+    """Return a warning for each variable that starts with EVENTMILL_ and is unknown, with a similar name, or former."""
     names = set(known)
     warnings = []
     for name in sorted({name.upper() for name in _present()}):
         if not name.startswith("EVENTMILL_") or name in names or _KUBERNETES.search(name):
             continue
+        if name in FORMER_NAMES:
+            warnings.append(f"{name} is now {FORMER_NAMES[name]}; the former name stops working in the next release")
+            continue
         close = difflib.get_close_matches(name, names, 1)
-        warnings.append(f"{name} is no setting{f'; did you mean {close[0]}?' if close else ''}")
+        warnings.append(f"{name} is not a setting{f'; did you mean {close[0]}?' if close else ''}")
     return warnings
 
 
-# Kubernetes gives each container such variables for each service, here one named eventmill or eventmill-….
+# Kubernetes sets such variables for every service whose name starts with "eventmill".
 _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")
 
 
-def _words(kind: type[BaseSettings], problem: Any) -> str:
+def _explain(kind: type[BaseSettings], problem: Any) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
-    variable = f"{kind.model_config.get('env_prefix', '')}{field}".upper()
+    variable = _variable(kind, field)
     if problem["type"] == "missing":
         return f"{variable} is required"
     message = problem["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Shutdown: one object that everything which waits or works shares, to learn when to stop."""
+"""Shutdown: one object that all parts of a process share to learn when to stop."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,11 @@ _SWEEP_SECONDS = 1.0
 
 
 class Shutdown:
-    """Asked for first, then begun: `ask` wakes whatever waits, `begin` also sets the time by which all work ends.
+    """A shutdown has two steps: `ask` wakes all waiting tasks, and `begin` sets the deadline for all work.
 
     Attributes:
-        drain: whether a consumer goes on receiving until its queue is empty.
-        deadline: when all work has ended, on the clock of `time.monotonic()`; infinite until `begin`.
+        drain: whether a consumer continues to receive until its queue is empty.
+        deadline: when all work must have ended, on the clock of `time.monotonic()`; infinite until `begin`.
     """
 
     def __init__(self) -> None:
@@ -34,16 +34,16 @@ class Shutdown:
 
     @property
     def asked_seconds(self) -> float:
-        """How long ago the shutdown was asked for."""
+        """The seconds since the shutdown was asked for."""
         return max(0.0, time.monotonic() - self._asked_at)
 
     def ask(self) -> None:
-        """Say that the process is to stop, without a time limit yet."""
+        """Ask the process to stop, without a deadline yet."""
         self._asked_at = min(self._asked_at, time.monotonic())
         self._asked.set()
 
     def begin(self, seconds: float, *, drain: bool = False) -> None:
-        """End all work within so many seconds."""
+        """Set the deadline: all work must end within this many seconds."""
         self.drain = drain
         self.deadline = time.monotonic() + seconds
         for limit in self._limits:
@@ -51,27 +51,27 @@ class Shutdown:
         self.ask()
 
     async def wait(self) -> None:
-        """Wait until asked."""
+        """Wait until the shutdown is asked for."""
         await self._asked.wait()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so long, or until asked."""
+        """Wait for this many seconds, or until the shutdown is asked for."""
         if seconds > 0 and not self.is_asked:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._asked.wait()
 
     def limit(self, seconds: float = float("inf"), *, last_seconds: float = float("inf")) -> "Limit":
-        """A block that raises TimeoutError when it takes longer, to a second, or when the shutdown's time is up.
+        """Return an `async with` block that raises TimeoutError if it takes too long.
 
         Args:
-            seconds: how long it may take in any case.
-            last_seconds: how long it may still take once a shutdown has begun.
+            seconds: the longest that the block may take, with a precision of one second.
+            last_seconds: the longest that it may take after a shutdown has begun; the deadline applies in any case.
         """
         return Limit(self, time.monotonic() + seconds, last_seconds)
 
     def add(self, limit: "Limit") -> None:
-        """Watch over a limit. One timer serves all: a timer for each would cost more than the rest of a request."""
+        """Enforce a limit. One timer serves all, since a timer per request would cost more than the rest of it."""
         self._limits[limit] = None
         if self.deadline < float("inf"):
             limit.shorten(max(0.0, self.deadline - time.monotonic()))
@@ -82,7 +82,7 @@ class Shutdown:
         self._limits.pop(limit, None)
 
     def _sweep(self) -> None:
-        """End the blocks whose time is up."""
+        """End the blocks that have exceeded their limit."""
         now = time.monotonic()
         for limit in self._limits:
             if limit.until <= now:
@@ -107,7 +107,7 @@ class Limit:
         self._timeout = asyncio.timeout(None)
 
     def shorten(self, seconds: float) -> None:
-        """End the block so many seconds from now, unless it ends before."""
+        """End the block in this many seconds, unless it ends earlier."""
         if self._timeout.expired():
             return
         left = max(0.0, min(seconds, self._last_seconds, self.until - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Queues that break the contract, each in one way. They work on the memory queue from outside."""
+"""Queues that break the contract, each in one way. They wrap the memory queue."""
 
 import asyncio
 import dataclasses
@@ -10,11 +10,30 @@ from typing import Any
 import eventmill_queue_memory
 from eventmill import Delivery, Depth, Queue, QueueBackend, QueueUnavailable
 from eventmill_queue_memory.settings import MemoryQueueSettings
-from proxies import QueueProxy
+from support.proxies import QueueProxy
+from support.switch import Switch
+
+SWITCH = Switch(QueueUnavailable)
 
 
 class Honest(QueueProxy):
-    """The saboteurs' base, which must pass the suite."""
+    """The base of the saboteurs, which must pass the suite. It behaves as if a server held its messages."""
+
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        await SWITCH.reach(deadline)
+        await self.inner.publish(bodies, deadline)
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        await SWITCH.reach()
+        return await self.inner.receive(max_messages, wait_seconds)
+
+    async def depth(self) -> Depth:
+        await SWITCH.reach()
+        return await self.inner.depth()
+
+    async def check(self) -> list[str]:
+        await SWITCH.reach()
+        return await self.inner.check()
 
 
 class Loses(Honest):
@@ -254,6 +273,37 @@ class TrustsTheClock(Honest):
         return deliveries
 
 
+class CapsDelays(Honest):
+    async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
+        await self.inner.release(deliveries, min(delay_seconds, self.lease_seconds))
+
+
+class KeepsMessagesInMemory(Honest):
+    """The server forgets its messages when it is killed."""
+
+    async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        deliveries = await super().receive(max_messages, wait_seconds)
+        return [] if SWITCH.kills else deliveries
+
+
+class IgnoresDeadlines(Honest):
+    async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
+        await SWITCH.reach(deadline + 10)
+        await self.inner.publish(bodies, deadline)
+
+
+class ChecksBlindly(Honest):
+    async def check(self) -> list[str]:
+        return []
+
+
+class NeverReconnects(Honest):
+    async def check(self) -> list[str]:
+        if SWITCH.kills:
+            raise QueueUnavailable("the connection is broken")
+        return await super().check()
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_any_number_of_messages_arrives_once_each",
     Doubles: "test_any_number_of_messages_arrives_once_each",
@@ -261,40 +311,45 @@ CAUGHT_BY: dict[type[Honest], str] = {
     CutsLargeBodies: "test_the_largest_body_comes_back_whole",
     RefusesAllForOne: "test_a_body_that_is_too_large_is_refused_alone",
     MergesEqualBodies: "test_equal_bodies_are_different_messages",
-    ForgetsAcks: "test_an_acked_message_never_comes_again",
+    ForgetsAcks: "test_an_acked_message_is_never_delivered_again",
     AcksOnlyTen: "test_many_deliveries_are_handled_in_one_call",
-    AcksByReceiving: "test_an_unacked_message_comes_again_soon_after_its_lease",
+    AcksByReceiving: "test_an_unacked_message_is_delivered_again_after_its_lease",
     ChokesOnOldAcks: "test_acking_again_or_late_is_harmless",
-    RedeliversLate: "test_an_unacked_message_comes_again_soon_after_its_lease",
+    RedeliversLate: "test_an_unacked_message_is_delivered_again_after_its_lease",
     Unleased: "test_a_leased_message_is_hidden_from_others",
-    ForgetsToCount: "test_an_unacked_message_comes_again_soon_after_its_lease",
+    ForgetsToCount: "test_an_unacked_message_is_delivered_again_after_its_lease",
     ForgetsTheTime: "test_the_time_of_publishing_stays_with_the_message",
-    GivesTooMany: "test_no_more_messages_come_than_were_asked_for",
+    GivesTooMany: "test_a_receive_returns_at_most_the_requested_messages",
     Impatient: "test_an_empty_queue_answers_after_the_wait",
     Sleepy: "test_a_waiting_receiver_is_woken_by_a_message",
     StealsByExtending: "test_a_stale_holder_changes_nothing_for_the_new_one",
     ProlongsForOthers: "test_a_stale_extend_does_not_prolong_the_new_lease",
     StealsByReleasing: "test_a_stale_holder_changes_nothing_for_the_new_one",
     ExtendsNothing: "test_extending_keeps_messages_hidden_beyond_their_lease",
-    ReleasesNothing: "test_a_released_message_comes_again_at_once",
+    ReleasesNothing: "test_a_released_message_is_delivered_again_at_once",
     IgnoresDelays: "test_a_release_with_a_delay_waits_that_long",
-    SharesItsDead: "test_dead_letters_are_apart_from_messages",
+    SharesItsDead: "test_dead_letters_are_separate_from_messages",
     LosesItsDead: "test_dead_letters_come_back_byte_for_byte",
-    Miscounts: "test_depth_counts_what_waits_and_what_is_leased",
-    FiresAndForgets: "test_what_was_published_is_kept_before_publish_returns",
+    Miscounts: "test_depth_counts_ready_and_leased_messages",
+    FiresAndForgets: "test_messages_are_stored_before_publish_returns",
     ExtendsOnlyTen: "test_extending_keeps_messages_hidden_beyond_their_lease",
-    KillsAfterThree: "test_attempts_alone_never_end_a_message",
+    KillsAfterThree: "test_attempts_grow_by_one_and_never_end_a_message",
     DeadForgetsAcks: "test_dead_letters_can_be_listed_purged_and_replayed",
-    Ageless: "test_depth_counts_what_waits_and_what_is_leased",
-    PrefersFreshMessages: "test_an_expired_lease_gets_its_turn_beside_fresh_messages",
-    PrefersOldMessages: "test_messages_that_always_come_back_do_not_hold_up_fresh_ones",
-    TrustsTheClock: "test_a_clock_that_is_set_changes_no_lease_and_no_delay",
-    EmptiesByMigrating: "test_migrating_again_keeps_what_is_there",
+    Ageless: "test_depth_counts_ready_and_leased_messages",
+    PrefersFreshMessages: "test_new_messages_do_not_starve_expired_leases",
+    PrefersOldMessages: "test_released_messages_do_not_starve_new_ones",
+    TrustsTheClock: "test_changing_the_clock_changes_no_lease_and_no_delay",
+    CapsDelays: "test_a_release_with_a_delay_waits_that_long",
+    KeepsMessagesInMemory: "test_confirmed_messages_survive_a_killed_server",
+    IgnoresDeadlines: "test_a_frozen_server_delays_no_call_beyond_its_deadline",
+    ChecksBlindly: "test_a_queue_recovers_when_its_server_is_back",
+    NeverReconnects: "test_a_queue_recovers_when_its_server_is_back",
+    EmptiesByMigrating: "test_migrating_again_keeps_all_messages",
 }
 
 
 def sabotage(saboteur: type[Honest]) -> QueueBackend:
-    """A backend whose queue is this saboteur."""
+    """Return a backend whose queue is this saboteur."""
 
     @asynccontextmanager
     async def open_queue(settings: Any) -> AsyncIterator[Queue]:

@@ -1,8 +1,9 @@
-"""Stores that break the contract, each in one way. They work on the memory store from outside."""
+"""Stores that break the contract, each in one way. They wrap the memory store."""
 
 import asyncio
 import dataclasses
 import itertools
+import time
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,14 +12,42 @@ from typing import Any
 import msgspec
 
 import eventmill_store_memory
-from eventmill import Event, EventBatch, EventFilter, Identity, Metrics, MetricsQuery, Position, Store, StoreBackend
+from eventmill import (
+    Event,
+    EventBatch,
+    EventFilter,
+    Identity,
+    Metrics,
+    MetricsQuery,
+    Position,
+    RejectedEvents,
+    Store,
+    StoreBackend,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS
 from eventmill_store_memory.settings import MemoryStoreSettings
-from proxies import StoreProxy
+from support.proxies import StoreProxy
+from support.switch import Switch
+
+SWITCH = Switch(StoreUnavailable)
 
 
 class Honest(StoreProxy):
-    """The saboteurs' base, which must pass the suite."""
+    """The base of the saboteurs, which must pass the suite. It behaves as if a server held its events."""
+
+    async def insert(self, batch: EventBatch) -> None:
+        await SWITCH.reach()
+        await self.inner.insert(batch)
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        await SWITCH.reach()
+        return await self.inner.scan(filter, before, limit)
+
+    async def check(self) -> list[str]:
+        await SWITCH.reach()
+        return await self.inner.check()
 
 
 class Loses(Honest):
@@ -251,16 +280,79 @@ class DropsTheErased(Honest):
 
 
 class EmptiesByMigrating(Honest):
-    async def migrate(self) -> None:
+    async def migrate(self, retention_days: int | None = None) -> None:
         async with eventmill_store_memory.backend.open(MemoryStoreSettings()) as empty:
             self.inner = empty
 
 
+class SplitsTheSnapshot(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        groups = (await super().metrics(query)).groups
+        await asyncio.sleep(0.01)
+        return dataclasses.replace(await super().metrics(dataclasses.replace(query, group_by=None)), groups=groups)
+
+
+class KeepsEventsInMemory(Honest):
+    """The server forgets its events when it is killed."""
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return [] if SWITCH.kills else await super().scan(filter, before, limit)
+
+
+class ChecksBlindly(Honest):
+    async def check(self) -> list[str]:
+        return []
+
+
+class NeverReconnects(Honest):
+    async def check(self) -> list[str]:
+        if SWITCH.kills:
+            raise StoreUnavailable("the connection is broken")
+        return await super().check()
+
+
+class RejectsDuringOutages(Honest):
+    async def insert(self, batch: EventBatch) -> None:
+        try:
+            await super().insert(batch)
+        except StoreUnavailable as error:
+            raise RejectedEvents(str(error)) from error
+
+
+class RejectsWithoutSchema(Honest):
+    is_migrated = False
+
+    async def migrate(self, retention_days: int | None = None) -> None:
+        self.is_migrated = True
+
+    async def check(self) -> list[str]:
+        if not self.is_migrated:
+            raise StoreMisconfigured("no schema")
+        return await super().check()
+
+    async def insert(self, batch: EventBatch) -> None:
+        if not self.is_migrated:
+            raise RejectedEvents("no such table")
+        await super().insert(batch)
+
+
+class FailsLate(Honest):
+    """Accepts queries while it is frozen, and answers cancelled ones after a while."""
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        try:
+            await SWITCH.reach(time.monotonic() + 60)
+            return await self.inner.scan(filter, before, limit)
+        except asyncio.CancelledError:
+            await asyncio.sleep(10)
+            raise
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_every_event_is_stored",
-    Truncates: "test_every_field_comes_back_as_it_was",
-    DropsMilliseconds: "test_every_field_comes_back_as_it_was",
-    StoresLater: "test_inserted_events_are_seen_at_once_by_everybody",
+    Truncates: "test_every_field_is_returned_unchanged",
+    DropsMilliseconds: "test_every_field_is_returned_unchanged",
+    StoresLater: "test_inserted_events_are_visible_at_once_to_every_handle",
     CountsTwice: "test_the_same_batch_again_changes_no_answer",
     LastArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
     FirstArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
@@ -274,22 +366,29 @@ CAUGHT_BY: dict[type[Honest], str] = {
     PagesByOffset: "test_pages_skip_and_repeat_nothing_while_events_arrive",
     OldestFirst: "test_pages_hold_each_event_once_in_order",
     GivesTooMany: "test_pages_hold_each_event_once_in_order",
-    ForgetsErasures: "test_erasure_holds_for_events_that_arrive_later_by_anybody",
-    ErasesOnlyAPage: "test_an_erasure_takes_all_of_a_users_events",
+    ForgetsErasures: "test_an_erasure_covers_events_that_arrive_later_through_any_handle",
+    ErasesOnlyAPage: "test_an_erasure_covers_all_events_of_the_user",
     Normalises: "test_texts_that_look_alike_are_different",
-    DropsTheErased: "test_the_greatest_version_says_whose_an_event_is_in_any_order",
-    ErasesForEver: "test_erasure_ends_with_its_last_moment",
+    DropsTheErased: "test_the_latest_version_determines_the_owner_in_any_order",
+    ErasesForEver: "test_an_erasure_ends_at_its_time",
     ErasesEverywhere: "test_an_erased_user_is_neither_scanned_nor_counted",
     ApproximatesUsers: "test_counts_and_unique_users_are_exact",
-    CountsInAnotherZone: "test_hours_and_days_are_those_of_utc",
-    SortsByNameAlone: "test_channels_stand_by_count_then_by_name",
-    CutsGroupsSilently: "test_more_groups_than_an_answer_may_hold_are_refused",
-    EmptiesByMigrating: "test_migrating_again_and_at_once_keeps_what_is_there",
+    CountsInAnotherZone: "test_hours_and_days_are_in_utc",
+    SortsByNameAlone: "test_groups_are_ordered_by_count_then_by_value",
+    CutsGroupsSilently: "test_too_many_groups_are_rejected",
+    SplitsTheSnapshot: "test_total_and_groups_are_from_one_snapshot",
+    KeepsEventsInMemory: "test_stored_events_survive_a_killed_server",
+    ChecksBlindly: "test_a_store_recovers_when_its_server_is_back",
+    NeverReconnects: "test_a_store_recovers_when_its_server_is_back",
+    RejectsDuringOutages: "test_a_store_recovers_when_its_server_is_back",
+    RejectsWithoutSchema: "test_a_store_that_is_not_migrated_says_so",
+    FailsLate: "test_a_frozen_server_delays_no_cancelled_call",
+    EmptiesByMigrating: "test_migrating_again_and_concurrently_keeps_all_events",
 }
 
 
 def sabotage(saboteur: type[Honest]) -> StoreBackend:
-    """A backend whose store is this saboteur."""
+    """Return a backend whose store is this saboteur."""
 
     @asynccontextmanager
     async def open_store(settings: Any) -> AsyncIterator[Store]:

@@ -7,9 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 import eventmill_queue_redis
-import services
 from eventmill.testing import QueueContract
 from eventmill_queue_redis.settings import RedisQueueSettings
+from support import services
 
 
 @pytest.fixture(scope="module")

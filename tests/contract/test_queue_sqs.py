@@ -9,11 +9,11 @@ from uuid import uuid4
 import pytest
 
 import eventmill_queue_sqs
-import services
 from eventmill import Queue
 from eventmill.testing import QueueContract
-from eventmill.testing.queue_contract import drain, soon
+from eventmill.testing.queue_contract.suite import drain, soon
 from eventmill_queue_sqs.settings import SqsQueueSettings
+from support import services
 
 
 class SqsContract(QueueContract):
@@ -60,12 +60,12 @@ class TestMoto(SqsContract):
     async def test_concurrent_receivers_never_share_a_message(self, queue: Queue, settings: Any) -> None: ...
 
     @pytest.mark.skip(reason="two of moto's threads may hand out one message")
-    async def test_publishers_and_consumers_at_once_lose_and_double_nothing(
+    async def test_concurrent_publishers_and_consumers_lose_and_double_nothing(
         self, queue: Queue, settings: Any
     ) -> None: ...
 
     @pytest.mark.skip(reason="moto always hands out the first messages of its list")
-    async def test_messages_that_always_come_back_do_not_hold_up_fresh_ones(self, queue: Queue) -> None: ...
+    async def test_released_messages_do_not_starve_new_ones(self, queue: Queue) -> None: ...
 
     async def test_a_hundred_messages_arrive_once_each(self, settings: SqsQueueSettings) -> None:
         sent = [b"message %d" % number for number in range(100)]

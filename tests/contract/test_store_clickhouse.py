@@ -7,9 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 import eventmill_store_clickhouse
-import services
 from eventmill.testing import StoreContract
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
+from support import services
 
 
 class TestEmbeddedClickHouse(StoreContract):

@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 import eventmill_queue_redis
-import services
 from eventmill import ConfigurationError, Depth, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable
 from eventmill.testing.contract import eventually
-from eventmill.testing.queue_contract import bodies_of, drain, receive, soon, stays_empty
+from eventmill.testing.queue_contract.suite import bodies_of, drain, receive, soon, stays_empty
 from eventmill_queue_redis.settings import RedisQueueSettings
+from support import services
 
 pytestmark = pytest.mark.anyio
 GROUP = "eventmill"
@@ -270,7 +270,7 @@ async def test_missing_rights_are_told_and_a_publisher_needs_few(server: service
 
 
 async def test_a_consumer_needs_no_more_rights_than_are_documented(server: services.RedisServer) -> None:
-    documented = re.findall(r"`consume` `([^`]+)`", README.read_text())[0]
+    documented = re.findall(r"`consume` needs `([^`]+)`", README.read_text())[0]
     await command(server.url, "SCRIPT FLUSH")
     await command(server.url, f"ACL SETUSER consumer on >pw ~* {documented}")
     async with opened(server.url.replace("//", "//consumer:pw@")) as queue, opened(server.url) as publisher:
@@ -304,7 +304,7 @@ async def test_an_address_that_is_none_is_told_without_secrets(url: str) -> None
 
 @pytest.mark.parametrize("options", ["max_connections=abc", "bogus=1", "socket_timeout=1", "decode_responses=true"])
 async def test_options_that_are_not_for_tls_are_refused(options: str) -> None:
-    with pytest.raises(ValidationError, match="options for TLS"):
+    with pytest.raises(ValidationError, match="TLS options only"):
         RedisQueueSettings(url=SecretStr(f"redis://127.0.0.1/0?{options}"))
 
 

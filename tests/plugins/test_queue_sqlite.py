@@ -17,7 +17,7 @@ import pytest
 
 import eventmill_queue_sqlite
 from eventmill import ConfigurationError, Queue, QueueUnavailable
-from eventmill.testing.queue_contract import bodies_of, drain, receive, soon
+from eventmill.testing.queue_contract.suite import bodies_of, drain, receive, soon
 from eventmill_queue_sqlite import database
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 import eventmill_queue_sqs
 import eventmill_store_memory
-import services
 from eventmill import Delivery, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable, Refused, Unknown
 from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
@@ -21,11 +20,12 @@ from eventmill.frames import decode_dead, encode_frame
 from eventmill.shutdown import Shutdown
 from eventmill.testing import make_events
 from eventmill.testing.contract import eventually
-from eventmill.testing.queue_contract import bodies_of, drain, receive, soon
+from eventmill.testing.queue_contract.suite import bodies_of, drain, receive, soon
 from eventmill_queue_sqs import clients
 from eventmill_queue_sqs.settings import SqsQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
-from proxies import QueueProxy
+from support import services
+from support.proxies import QueueProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -502,8 +502,8 @@ async def test_what_sqs_moved_by_itself_is_among_the_dead_letters(server: servic
     async with opened(server) as queue:
         policy = attributes(server, "events")["RedrivePolicy"].replace("1000", "2")
         client(server).set_queue_attributes(QueueUrl=url_of(server), Attributes={"RedrivePolicy": policy})
-        await queue.publish([b"killer"], soon())
+        await queue.publish([b"poison"], soon())
         for _ in range(2):
             await queue.release(await receive(queue, 1))
         assert await queue.receive(1, 0) == []
-        assert await drain(queue.dead, 1) == Counter({b"killer": 1})
+        assert await drain(queue.dead, 1) == Counter({b"poison": 1})

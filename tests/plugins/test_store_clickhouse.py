@@ -16,7 +16,6 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from pydantic import SecretStr, ValidationError
 
 import eventmill_store_clickhouse
-import services
 from eventmill import (
     ConfigurationError,
     EventBatch,
@@ -27,19 +26,20 @@ from eventmill import (
     Store,
     StoreMisconfigured,
     StoreUnavailable,
-    answers,
+    reference,
 )
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
 from eventmill.testing.events import NOON_MS
-from eventmill.testing.store_contract import everything, question, scan_all
-from eventmill_store_clickhouse import failures, migrations, questions
+from eventmill.testing.store_contract.suite import everything, question, scan_all
+from eventmill_store_clickhouse import failures, migrations, queries
 from eventmill_store_clickhouse.clickhouse_store import ClickHouseStore
 from eventmill_store_clickhouse.connection import Rows
 from eventmill_store_clickhouse.embedded import EmbeddedConnection
 from eventmill_store_clickhouse.server import ServerConnection
 from eventmill_store_clickhouse.settings import Address, ClickHouseStoreSettings
-from mill import environment
+from support import services
+from support.mill import environment
 
 pytestmark = pytest.mark.anyio
 _AFTER_MERGE = ("min_rows_to_fsync_after_merge", "min_compressed_bytes_to_fsync_after_merge")
@@ -47,8 +47,8 @@ CLUSTER = Path(eventmill_store_clickhouse.__file__).parents[1] / "cluster.sql"
 
 
 @asynccontextmanager
-async def opened(url: str, retention_days: int | None = None) -> AsyncIterator[Store]:
-    settings = ClickHouseStoreSettings(url=SecretStr(url), retention_days=retention_days, timeout_seconds=2)
+async def opened(url: str) -> AsyncIterator[Store]:
+    settings = ClickHouseStoreSettings(url=SecretStr(url), timeout_seconds=2)
     async with eventmill_store_clickhouse.backend.open(settings) as store:
         yield store
 
@@ -191,8 +191,8 @@ async def test_a_question_that_fails_midway_leaves_nothing_to_the_next(tmp_path:
     connection = EmbeddedConnection(tmp_path / "chdb")
     for _ in range(3):
         with pytest.raises(ClickHouseError):
-            await connection.ask("SELECT throwIf(number = 200000) FROM numbers(300000)", {}, {})
-        assert await connection.ask("SELECT 42", {}, {}) == [(42,)]
+            await connection.query("SELECT throwIf(number = 200000) FROM numbers(300000)", {}, {})
+        assert await connection.query("SELECT 42", {}, {}) == [(42,)]
     await connection.close()
 
 
@@ -345,19 +345,19 @@ async def settled(connection: EmbeddedConnection) -> None:
     """Wait until the engine has changed all the rows that it was told to change."""
 
     async def is_settled() -> bool:
-        return await connection.look("SELECT count() FROM system.mutations WHERE NOT is_done", {}) == [(0,)]
+        return await connection.lookup("SELECT count() FROM system.mutations WHERE NOT is_done", {}) == [(0,)]
 
     await eventually(is_settled, 20)
 
 
 async def on_disk(connection: EmbeddedConnection, user_id: str) -> int:
-    [[count]] = await connection.look("SELECT count() FROM events WHERE user_id = {u:String}", {"u": user_id})
+    [[count]] = await connection.lookup("SELECT count() FROM events WHERE user_id = {u:String}", {"u": user_id})
     return int(count)
 
 
 async def test_what_is_erased_leaves_the_disk_and_hides_older_versions_for_ever(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     older = [make_event(event_id=f"{n}", user_id="kept") for n in range(20)]
     newer = [make_event(event_id=f"{n}", user_id="gone", received_at_ms=NOON_MS + 1) for n in range(20)]
@@ -378,7 +378,7 @@ async def test_what_is_erased_leaves_the_disk_and_hides_older_versions_for_ever(
 async def test_a_tombstone_that_appears_late_takes_what_was_written_meanwhile(tmp_path: Path) -> None:
     """As on a replica that lags: the tombstone comes with a time at which it could not be seen here."""
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     await store.insert(EventBatch.of([make_event(user_id="gone", event_id="1"), make_event(event_id="2")]))
     await connection.execute(
@@ -397,7 +397,7 @@ async def test_a_tombstone_that_appears_late_takes_what_was_written_meanwhile(tm
 async def test_an_insert_does_not_wait_for_an_erasure(tmp_path: Path) -> None:
     """Rows are emptied in the background; while the engine may not start with that, all goes on."""
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     await store.insert(EventBatch.of([make_event(user_id="gone", event_id="1"), make_event(event_id="2")]))
     await connection.execute("SYSTEM STOP MERGES events", {})
@@ -486,8 +486,8 @@ async def test_addresses_are_read_in_all_their_parts() -> None:
 
 async def test_every_table_syncs_what_inserts_and_merges_write(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    await ClickHouseStore(connection, None).migrate()
-    tables = await connection.look("SELECT name, engine_full FROM system.tables WHERE database = 'default'", {})
+    await ClickHouseStore(connection).migrate()
+    tables = await connection.lookup("SELECT name, engine_full FROM system.tables WHERE database = 'default'", {})
     assert {name for name, _ in tables} == {"events", "erasures", "eventmill_migrations"}
     for _, engine in tables:
         for setting in ("fsync_after_insert", "fsync_part_directory", *_AFTER_MERGE):
@@ -497,7 +497,7 @@ async def test_every_table_syncs_what_inserts_and_merges_write(tmp_path: Path) -
 
 async def test_a_schema_of_the_first_version_is_upgraded_with_its_events(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     for statement in (migrations.BOOKKEEPING, *migrations.MIGRATIONS[0].statements):
         await connection.execute(statement, {})
     await connection.execute(migrations.RECORD.format(number=1, readable_from=1), {})
@@ -518,15 +518,15 @@ async def test_migrating_at_once_from_two_processes_is_safe(server: services.Cli
 
 async def test_the_longest_retention_drops_nothing(url: str) -> None:
     now_ms = time.time_ns() // 1_000_000
-    async with opened(url, 7300) as store:
-        await store.migrate()
+    async with opened(url) as store:
+        await store.migrate(7300)
         await store.insert(EventBatch.of([make_event(timestamp_ms=now_ms - 86_400_000)]))
         assert await count(store) == 1
 
 
 async def test_erasures_of_many_users_do_not_stop_inserts(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     many = "SELECT 'other', toString(number), now64(3) FROM numbers(150000)"
     await connection.execute(f"INSERT INTO erasures (project, user_id, until) {many}", {})
@@ -552,8 +552,8 @@ class _Interrupted(EmbeddedConnection):
         self.lost_replies -= 1
         return 0 if self.lost_replies >= 0 else written
 
-    async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        rows = await super().ask(sql, parameters, settings)
+    async def query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        rows = await super().query(sql, parameters, settings)
         statement, self.before_ask = self.before_ask, ""
         if statement:
             await self.execute(statement, {})
@@ -563,7 +563,7 @@ class _Interrupted(EmbeddedConnection):
 @pytest.mark.parametrize("lost_replies", [0, 1])
 async def test_an_erasure_during_an_insert_leaves_no_row_on_the_disk(tmp_path: Path, lost_replies: int) -> None:
     connection = _Interrupted(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     connection.before_insert = "INSERT INTO erasures (project, user_id, until) SELECT 'default', 'gone', now64(3)"
     connection.lost_replies = lost_replies
@@ -580,20 +580,20 @@ async def test_an_erasure_during_an_insert_leaves_no_row_on_the_disk(tmp_path: P
 
 async def test_an_erasure_touches_only_the_months_of_its_user(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     months = [make_event(event_id=f"{n}", timestamp_ms=NOON_MS - n * 31 * 86_400_000) for n in range(30)]
     await store.insert(EventBatch.of([*months, make_event(user_id="gone")]))
     await store.erase("default", "nobody", NOON_MS)
     assert await store.erase("default", "gone", NOON_MS) == 1
     mutations = "SELECT count(), uniq(extract(command, 'PARTITION (\\\\d+)')) FROM system.mutations"
-    assert await connection.look(mutations, {}) == [(1, 1)]
+    assert await connection.lookup(mutations, {}) == [(1, 1)]
     await connection.close()
 
 
 async def test_a_scan_goes_on_below_what_is_inserted_meanwhile(tmp_path: Path) -> None:
     connection = _Interrupted(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     await store.insert(EventBatch.of([make_event(timestamp_ms=NOON_MS - 9 * 86_400_000)]))
     connection.before_ask = (
@@ -616,22 +616,22 @@ async def test_a_scan_from_1970_on_ends(url: str) -> None:
 
 async def test_a_table_that_was_removed_is_told(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, 30)
+    store = ClickHouseStore(connection)
     await store.migrate()
     await connection.execute("RENAME TABLE events TO elsewhere", {})
-    for refusing in (store.check(), store.migrate()):
-        with pytest.raises(StoreMisconfigured, match="table events is missing"):
+    for refusing in (store.check(), store.migrate(30)):
+        with pytest.raises(StoreMisconfigured, match="table events does not exist"):
             await refusing
     await connection.close()
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     await connection.execute("INSERT INTO eventmill_migrations (number, readable_from) SELECT 99, 99", {})
-    for refusing in (store.check(), store.migrate()):
-        with pytest.raises(StoreMisconfigured, match="too new"):
+    for refusing in (store.check(), store.migrate(30)):
+        with pytest.raises(StoreMisconfigured, match="newer program"):
             await refusing
     await connection.close()
 
@@ -639,8 +639,8 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 async def test_the_retention_follows_its_setting(url: str) -> None:
     event = EventBatch.of([make_event()])
     for days in (30, 30, 60, None):
-        async with opened(url, days) as store:
-            await store.migrate()
+        async with opened(url) as store:
+            await store.migrate(days)
             await store.insert(event)
             assert await store.check() == []
 
@@ -648,8 +648,8 @@ async def test_the_retention_follows_its_setting(url: str) -> None:
 def test_the_printed_schema_can_be_run_by_hand(server: services.ClickHouse) -> None:
     import httpx
 
-    settings = ClickHouseStoreSettings(url=SecretStr(server.url), retention_days=90)
-    for statement in settings.statements().split(";\n"):
+    settings = ClickHouseStoreSettings(url=SecretStr(server.url))
+    for statement in settings.statements(90).split(";\n"):
         if statement.strip():
             httpx.post(server.url, content=statement).raise_for_status()
 
@@ -690,21 +690,21 @@ async def test_the_schema_of_a_cluster_works_on_one_shard_without_keeper(tmp_pat
     for statement in re.sub(r"--.*", "", sql).split(";\n"):
         if statement.strip():
             await connection.execute(statement, {})
-    store = ClickHouseStore(connection, 30)
-    await store.migrate()
+    store = ClickHouseStore(connection)
+    await store.migrate(30)
     assert await store.check() == []
     events = make_events(500)
     await store.insert(EventBatch.of(events))
     await store.insert(EventBatch.of(events))
     assert len(await scan_all(store, everything(), 100)) == 500
     query = question(group_by="day", start_ms=NOON_MS, end_ms=NOON_MS + 5 * 86_400_000)
-    assert await store.metrics(query) == answers.count(events, query)
+    assert await store.metrics(query) == reference.count_metrics(events, query)
     assert await store.erase("default", "user_1", NOON_MS + 10**9) > 0
     assert "user_1" not in {event.user_id for event in await scan_all(store, everything())}
     await connection.close()
 
 
-# questions
+# queries
 
 
 async def test_a_question_reads_what_it_matches(url: str) -> None:
@@ -719,12 +719,12 @@ async def test_a_question_reads_what_it_matches(url: str) -> None:
 
 
 async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
+    monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 10)
     async with opened(url) as store:
-        monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 1_000_000)
+        monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 1_000_000)
         await store.migrate()
         await store.insert(EventBatch.of(make_events(20_000)))
-        monkeypatch.setitem(questions.LIMITS, "max_rows_to_read", 10)
+        monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 10)
         with pytest.raises(QueryTooLarge, match="shorter time"):
             await store.metrics(question())
 
@@ -732,9 +732,9 @@ async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: 
 async def test_inserts_do_not_wait_for_a_long_question(tmp_path: Path) -> None:
     long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
     connection = EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
-    question = asyncio.create_task(connection.ask(long, {}, {"max_execution_time": 20, "max_threads": 1}))
+    question = asyncio.create_task(connection.query(long, {}, {"max_execution_time": 20, "max_threads": 1}))
     await store.insert(EventBatch.of(make_events(1000)))
     assert await store.check() == []
     assert not question.done()
@@ -752,11 +752,11 @@ LONG = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
 
 async def main():
     connection = EmbeddedConnection(Path(sys.argv[1]))
-    questions = [asyncio.create_task(connection.ask(LONG, {}, {})) for _ in range(3)]
+    queries = [asyncio.create_task(connection.query(LONG, {}, {})) for _ in range(3)]
     await asyncio.sleep(0.5)
     print("leaving", flush=True)
     await connection.close()
-    print(*(type(question.exception()).__name__ for question in questions), flush=True)
+    print(*(type(query.exception()).__name__ for query in queries), flush=True)
 
 asyncio.run(main())
 """
@@ -781,16 +781,16 @@ def test_leaving_during_a_long_question_ends_cleanly(tmp_path: Path) -> None:
 async def test_questions_that_nobody_waits_for_hold_nobody_up(tmp_path: Path) -> None:
     long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
     connection = EmbeddedConnection(tmp_path / "chdb")
-    asking = [asyncio.create_task(connection.ask(long, {}, {"max_execution_time": 60})) for _ in range(30)]
-    assert await connection.look("SELECT 1", {}) == [(1,)]
+    asking = [asyncio.create_task(connection.query(long, {}, {"max_execution_time": 60})) for _ in range(30)]
+    assert await connection.lookup("SELECT 1", {}) == [(1,)]
     for task in asking:
         task.cancel()
     async with asyncio.timeout(10):
-        assert await connection.ask("SELECT 42", {}, {}) == [(42,)]
+        assert await connection.query("SELECT 42", {}, {}) == [(42,)]
         running = (
             "SELECT count() FROM system.processes WHERE query LIKE '%sipHash64(number)%' AND query NOT LIKE '%LIKE%'"
         )
-        while await connection.look(running, {}) != [(0,)]:
+        while await connection.lookup(running, {}) != [(0,)]:
             pass
     assert {task.cancelled() for task in asking} == {True}
     await connection.close()
@@ -799,13 +799,13 @@ async def test_questions_that_nobody_waits_for_hold_nobody_up(tmp_path: Path) ->
 async def test_a_question_to_a_server_may_end_when_its_connection_does(server: services.ClickHouse) -> None:
     connection = ServerConnection(Address.parse(server.url), 5)
     sql = "SELECT value FROM system.settings WHERE name = 'readonly'"
-    assert await connection.ask(sql, {}, {}) == [("2",)]  # the server cancels no other question
+    assert await connection.query(sql, {}, {}) == [("2",)]  # the server cancels no other question
     await connection.close()
 
 
 async def test_receipts_read_a_few_granules_however_old_one_of_them_is(tmp_path: Path) -> None:
     day_ms, connection = 86_400_000, EmbeddedConnection(tmp_path / "chdb")
-    store = ClickHouseStore(connection, None)
+    store = ClickHouseStore(connection)
     await store.migrate()
     rows = 500_000
     await connection.execute(
@@ -815,8 +815,8 @@ async def test_receipts_read_a_few_granules_however_old_one_of_them_is(tmp_path:
         {"noon": NOON_MS},
     )
     wanted = [make_event(timestamp_ms=NOON_MS - n * 20_000, event_id=f"{n}").identity for n in (0, 1, 2, 3, rows - 1)]
-    sql, parameters = questions.find("default", wanted)
-    plan = "\n".join(line for (line,) in await connection.ask(f"EXPLAIN indexes = 1 {sql}", parameters, {}))
+    sql, parameters = queries.find("default", wanted)
+    plan = "\n".join(line for (line,) in await connection.query(f"EXPLAIN indexes = 1 {sql}", parameters, {}))
     granules = [(int(some), int(all_)) for some, all_ in re.findall(r"Granules: (\d+)/(\d+)", plan)]
     assert max(all_ for _, all_ in granules) > 60
     assert min(some for some, all_ in granules if all_ > 1) <= 8, plan
@@ -906,7 +906,7 @@ async def test_no_profile_makes_an_answer_wrong(server: services.ClickHouse, nam
             stored = [*stored, *more]
         for query in asked:
             with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
-                assert await store.metrics(query) == answers.count(stored, query)
+                assert await store.metrics(query) == reference.count_metrics(stored, query)
         with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
             assert len(await store.find([event.identity for event in stored[:50]])) == 50
         with suppress(StoreUnavailable, StoreMisconfigured, QueryTooLarge):
@@ -934,7 +934,7 @@ async def test_a_question_that_reaches_a_limit_fails_whatever_the_profile_says(
     server: services.ClickHouse, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, mode: str
 ) -> None:
     server.set_profile({mode: "break", "max_block_size": "1"})
-    monkeypatch.setitem(questions.LIMITS, limit, value)
+    monkeypatch.setitem(queries.LIMITS, limit, value)
     async with opened(server.url) as store:
         await store.migrate()
         await store.insert(EventBatch.of(make_events(300)))
@@ -999,7 +999,7 @@ async def test_a_setting_that_the_server_fixes_otherwise_is_told(server: service
     async with opened(server.url) as store:
         await store.migrate()
         for refusing in (store.insert(EventBatch.of(make_events(1))), store.check()):
-            with pytest.raises(StoreMisconfigured, match="fixes async_insert to '1', and eventmill needs '0'"):
+            with pytest.raises(StoreMisconfigured, match="fixes async_insert to '1', but eventmill needs '0'"):
                 await refusing
 
 

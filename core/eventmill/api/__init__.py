@@ -1,1 +1,1 @@
-"""The HTTP API: `create_app` builds it, a file per concern."""
+"""The HTTP API: one file per group of routes."""

@@ -8,42 +8,40 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
-from eventmill.api import docs, health, ingest, metrics, receipts
-from eventmill.api.body import ClientGone, Reader
-from eventmill.api.errors import add_handlers, known, unknown
-from eventmill.api.questions import QueryLine
-from eventmill.budget import Budget
-from eventmill.errors import EventmillError, PluginError
-from eventmill.event import DEFAULT_PROJECT
+from eventmill.api import health, ingest, metrics, openapi, receipts
+from eventmill.api.errors import add_handlers, respond_to_error, respond_to_unexpected
+from eventmill.errors import ClientDisconnected, EventmillError, PluginError
 from eventmill.hookspecs import HttpApp, Services
+from eventmill.ingest.body import Reader
+from eventmill.ingest.budget import Budget
 from eventmill.shutdown import Shutdown
 
 
 class App(FastAPI):
-    """FastAPI with a short way to the busy routes: its middleware costs more than what they do."""
+    """FastAPI with a fast path for the ingest routes, whose work costs less than FastAPI's middleware."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._busy: dict[tuple[str, str], ASGIApp] = {}
+        self._fast: dict[tuple[str, str], ASGIApp] = {}
 
-    def add_busy(self, path: str, endpoint: ASGIApp) -> None:
-        """Answer POST at this path; under a prefix, and to other methods, FastAPI's own way leads there."""
+    def add_fast(self, path: str, endpoint: ASGIApp) -> None:
+        """Answer POST at this path. Below a prefix, and for other methods, FastAPI routes the request."""
         self.router.routes.append(Route(path, endpoint, methods=["POST"]))
-        self._busy["POST", path] = endpoint
+        self._fast["POST", path] = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._busy.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if endpoint is None or self.user_middleware:  # which nobody may pass by
+        endpoint = self._fast.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None or self.user_middleware:  # every request must pass the middleware
             await super().__call__(scope, receive, send)
             return
         try:
             await endpoint(scope, receive, send)
-        except ClientGone:
+        except ClientDisconnected:
             pass
         except EventmillError as error:
-            await (await known(Request(scope), error))(scope, receive, send)
+            await (await respond_to_error(Request(scope), error))(scope, receive, send)
         except Exception as error:
-            await (await unknown(Request(scope), error))(scope, receive, send)
+            await (await respond_to_unexpected(Request(scope), error))(scope, receive, send)
             raise
 
 
@@ -53,36 +51,31 @@ def create_app(
     budget: Budget,
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
-    project: str = DEFAULT_PROJECT,
-    line: QueryLine | None = None,
 ) -> FastAPI:
-    """Put the routes together. Whoever calls it opens and closes the services."""
+    """Return the API over open services. The caller closes the services."""
     app = App(
         title="eventmill",
         version=eventmill.__version__,
-        description="Post events; ask how many there were, and of how many users.",
+        description="Post events, and query counts of events and of unique users.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     add_handlers(app)
     reader = Reader(budget, shutdown)
-    waiters = receipts.Receipts(services.store, shutdown)
-    one = ingest.PostEvent(services.publisher, reader, waiters, project, retention_days)
-    many = ingest.PostBulk(services.publisher, reader, project, retention_days)
-    app.add_busy("/events", one)
-    app.add_busy("/events/bulk", many)
-    line = line or QueryLine(shutdown)
-    app.include_router(receipts.create_router(services.store, project, line))
-    app.include_router(metrics.create_router(services.store, project, line))
-    app.include_router(health.create_router(services, shutdown, project))
-    docs.add_docs(app)
+    waiting = receipts.Receipts(services.store, shutdown)
+    app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, services.project, retention_days))
+    app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, services.project, retention_days))
+    app.include_router(receipts.create_router(services))
+    app.include_router(metrics.create_router(services))
+    app.include_router(health.create_router(services, shutdown))
+    openapi.add_docs(app)
     for http_app in http_apps:
         try:
             app.mount(http_app.path, http_app.create(services))
         except Exception as error:
             plugin = http_app.create.__module__
             raise PluginError(
-                f"the page {http_app.path} of {plugin} cannot start: {error!r}: repair or uninstall it"
+                f"the page {http_app.path} of the plugin {plugin} cannot start: {error!r}. Repair or uninstall it"
             ) from error
     return app

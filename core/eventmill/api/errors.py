@@ -1,4 +1,4 @@
-"""One table from errors to HTTP answers."""
+"""The table from errors to HTTP responses."""
 
 import http
 import logging
@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from eventmill.api.body import ClientGone
 from eventmill.errors import (
     BodyTimeout,
+    ClientDisconnected,
     EventmillError,
     InvalidRequest,
     Overloaded,
@@ -35,60 +35,60 @@ _STATUS: dict[type[EventmillError], tuple[int, str]] = {
 RETRY_AFTER_SECONDS = 1
 
 
-class ErrorAnswer(BaseModel):
-    """What every refusal looks like."""
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
 
     error: str
     message: str
     field: str | None = None
 
 
-def code_of(error: EventmillError) -> str:
-    """The word for this class of error in answers."""
-    return _lookup(error)[1]
+def code_of(kind: type[EventmillError]) -> str:
+    """Return the code of this class of error in responses."""
+    return _lookup(kind)[1]
 
 
-def _lookup(error: EventmillError) -> tuple[int, str]:
-    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), (500, "internal_error"))
+def _lookup(kind: type[EventmillError]) -> tuple[int, str]:
+    return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), (500, "internal_error"))
 
 
-def answer(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
+def _respond(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
     body = {"error": code, "message": message} | ({"field": field} if field else {})
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == http.HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse(body, status, headers)
 
 
-async def known(request: Request, error: Exception) -> JSONResponse:
-    """The answer to an error that the table has."""
+async def respond_to_error(request: Request, error: Exception) -> JSONResponse:
+    """Return the response to an error of the table."""
     assert isinstance(error, EventmillError)  # noqa: S101 (for the type: the handler is registered for no other)
-    status, code = _lookup(error)
+    status, code = _lookup(type(error))
     if status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        return answer(status, code, str(error), getattr(error, "field", None))
-    # A service's own words may hold addresses: they go to the log, not to clients.
+        return _respond(status, code, str(error), getattr(error, "field", None))
+    # The message of a service may contain addresses: it goes to the log, not to clients.
     log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return answer(status, code, f"not possible now ({type(error).__name__}): try again")
+    return _respond(status, code, f"temporarily unavailable ({type(error).__name__}): try again")
 
 
-async def unknown(request: Request, error: Exception) -> JSONResponse:
-    """The answer to anything else."""
-    return answer(500, "internal_error", "this is a fault of the service, and it was logged")
+async def respond_to_unexpected(request: Request, error: Exception) -> JSONResponse:
+    """Return the response to any other error."""
+    return _respond(500, "internal_error", "internal error; the log of the service has the details")
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error as JSON, by the table."""
+    """Answer every error with JSON."""
 
-    app.add_exception_handler(EventmillError, known)
-    app.add_exception_handler(Exception, unknown)
+    app.add_exception_handler(EventmillError, respond_to_error)
+    app.add_exception_handler(Exception, respond_to_unexpected)
 
-    @app.exception_handler(ClientGone)
-    async def gone(request: Request, error: ClientGone) -> None:
+    @app.exception_handler(ClientDisconnected)
+    async def disconnected(request: Request, error: ClientDisconnected) -> None:
         return None
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         phrase = http.HTTPStatus(error.status_code).phrase
         message = f"{phrase}: {request.method} {request.url.path}"
-        response = answer(error.status_code, phrase.lower().replace(" ", "_"), message)
+        response = _respond(error.status_code, phrase.lower().replace(" ", "_"), message)
         response.headers.update(error.headers or {})
         return response
 
@@ -96,4 +96,4 @@ def add_handlers(app: FastAPI) -> None:
     async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         field = str(problem["loc"][-1])
-        return answer(400, "validation_error", f"{field}: {problem['msg']}", field)
+        return _respond(400, "validation_error", f"{field}: {problem['msg']}", field)

@@ -1,4 +1,4 @@
-"""GET /health, /health/live, /health/ready: for people, load balancers and orchestrators."""
+"""GET /health, /health/live, /health/ready and /health/details, for load balancers, orchestrators and people."""
 
 import asyncio
 import dataclasses
@@ -9,48 +9,50 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from eventmill.api.status import Watch
 from eventmill.errors import Unavailable
 from eventmill.hookspecs import Services
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
-from eventmill.status import Watch
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
-FRESH_SECONDS = 1.0
+CACHE_SECONDS = 1.0
 
 
-class Alive(BaseModel):
+class LiveResponse(BaseModel):
+    """The process is alive."""
+
     status: str = "ok"
 
 
-class Part(BaseModel):
-    """The state of one service: `ok`, or `down` with the class of its trouble."""
+class BackendState(BaseModel):
+    """The state of the queue or the store: `ok`, or `down` with the class of the error."""
 
     status: str
     trouble: str | None = None
     warnings: list[str] = []
 
 
-class Readiness(BaseModel):
-    """`ok`, `degraded` (the store is away, events are taken), or `unavailable` (no events are taken)."""
+class ReadinessResponse(BaseModel):
+    """`ok`, `degraded` (the store is unavailable, events are accepted), or `unavailable` (no events are accepted)."""
 
     status: str
-    queue: Part
-    store: Part | None = None
+    queue: BackendState
+    store: BackendState | None = None
 
 
-class SinceStart(BaseModel):
-    """What this process counted since it started, and nothing before."""
+class CountersResponse(BaseModel):
+    """Counters of this process since its start."""
 
     seconds: float
     events_accepted: int
     events_unconfirmed: int
 
 
-class Details(BaseModel):
-    """The backlog in messages of up to 1,000 events; null where the queue or the store cannot tell."""
+class DetailsResponse(BaseModel):
+    """The backlog in messages of up to 1,000 events; null for a figure that is unknown now."""
 
     ready: int | None
     in_flight: int | None
@@ -59,11 +61,11 @@ class Details(BaseModel):
     drained_per_second: float | None
     drained_in_seconds: float | None
     newest_event_at: float | None
-    since_start: SinceStart
+    since_start: CountersResponse
 
 
 class Health:
-    """Knows whether the queue and the store answer, and whether this process shuts down."""
+    """Checks whether the queue and the store work, and whether this process is shutting down."""
 
     def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown) -> None:
         self._shutdown = shutdown
@@ -71,68 +73,73 @@ class Health:
         self._store = store
         self._lock = asyncio.Lock()
         self._checked_at = -1e9
-        self._queue_part = self._store_part = Part(status="ok")
+        self._queue_part = self._store_part = BackendState(status="ok")
 
-    async def readiness(self) -> Readiness:
+    async def readiness(self) -> ReadinessResponse:
         async with self._lock:
-            if time.monotonic() - self._checked_at > FRESH_SECONDS:
-                store_check = self._store.check if self._store else _nothing
+            if time.monotonic() - self._checked_at > CACHE_SECONDS:
+                store_check = self._store.check if self._store else _no_check
                 self._queue_part, self._store_part = await asyncio.gather(
                     _check(self._queue.check), _check(store_check)
                 )
                 self._checked_at = time.monotonic()
         usable = self._queue_part.status == "ok" and not self._shutdown.is_asked
         status = "unavailable" if not usable else "ok" if self._store_part.status == "ok" else "degraded"
-        return Readiness(status=status, queue=self._queue_part, store=self._store_part if self._store else None)
+        return ReadinessResponse(status=status, queue=self._queue_part, store=self._store_part if self._store else None)
 
 
-async def _nothing() -> list[str]:
+async def _no_check() -> list[str]:
     return []
 
 
-async def _check(check: Callable[[], Awaitable[list[str]]]) -> Part:
+async def _check(check: Callable[[], Awaitable[list[str]]]) -> BackendState:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            return Part(status="ok", warnings=await check())
+            return BackendState(status="ok", warnings=await check())
     except Exception as error:
-        # The words of a service may hold addresses: here only the class, the words go to the log.
+        # The message of a service may contain addresses: it goes to the log, the response names only the class.
         trouble = "Timeout" if isinstance(error, TimeoutError) else type(error).__name__
         level = logging.WARNING if isinstance(error, Unavailable | TimeoutError) else logging.ERROR
         log.log(level, "check failed: %s: %s", trouble, error)
-        return Part(status="down", trouble=trouble)
+        return BackendState(status="down", trouble=trouble)
 
 
-def create_router(services: Services, shutdown: Shutdown, project: str) -> APIRouter:
-    """The routes; `/health` and `/health/live` are fine whatever else is broken."""
+def create_router(services: Services, shutdown: Shutdown) -> APIRouter:
+    """Return the health routes. `/health` and `/health/live` depend on no backend."""
     router = APIRouter(tags=["health"])
     health = Health(services.queue, services.store, shutdown)
-    watch, started = Watch(services.queue, services.store, project), time.monotonic()
+    watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
-    @router.get("/health/details", summary="How much waits, and for how long?")
-    async def details() -> Details:
-        status = dataclasses.asdict(await watch.look())
+    @router.get("/health/details", summary="Show the backlog, its age and the counters")
+    async def details() -> DetailsResponse:
+        status = dataclasses.asdict(await watch.status())
         newest_ms = status.pop("newest_event_ms")
-        counts = SinceStart(
+        counts = CountersResponse(
             seconds=round(time.monotonic() - started, 1),
             events_accepted=services.publisher.confirmed,
             events_unconfirmed=services.publisher.unconfirmed,
         )
-        return Details(**status, newest_event_at=newest_ms and newest_ms / 1000, since_start=counts)
+        return DetailsResponse(**status, newest_event_at=newest_ms and newest_ms / 1000, since_start=counts)
 
     @router.head("/health", include_in_schema=False)
     @router.head("/health/live", include_in_schema=False)
-    @router.get("/health", summary="Is the process alive?")
-    @router.get("/health/live", summary="Is the process alive?", operation_id="live")
-    async def live() -> Alive:
-        return Alive()
+    @router.get("/health", summary="Check whether the process is alive")
+    @router.get("/health/live", summary="Check whether the process is alive", operation_id="live")
+    async def live() -> LiveResponse:
+        return LiveResponse()
 
     @router.head("/health/ready", include_in_schema=False)
     @router.get(
         "/health/ready",
-        summary="Can events be taken?",
-        responses={503: {"model": Readiness, "description": "the queue is unusable, or the process is leaving"}},
+        summary="Check whether events are accepted",
+        responses={
+            503: {
+                "model": ReadinessResponse,
+                "description": "the queue is unavailable, or the process is shutting down",
+            }
+        },
     )
-    async def ready(response: Response) -> Readiness:
+    async def ready(response: Response) -> ReadinessResponse:
         readiness = await health.readiness()
         if readiness.status == "unavailable":
             response.status_code = 503

@@ -1,19 +1,18 @@
-"""GET /events: is an event stored? And the wait of POST /events?wait=stored."""
+"""Receipts: POST /events?wait=stored waits for the store, and GET /events looks an event up."""
 
 import asyncio
-import json
 import logging
 import time
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
-from eventmill.api.errors import ErrorAnswer
-from eventmill.api.questions import QueryLine
-from eventmill.errors import InvalidQuery, StoreUnavailable
-from eventmill.event import Event, Identity
+from eventmill.api.errors import ErrorResponse
+from eventmill.errors import InvalidQuery
+from eventmill.event import EVENT_FIELDS, Event, Identity, to_sent_form
+from eventmill.fields import EventField
+from eventmill.hookspecs import Services
 from eventmill.interfaces import Store
 from eventmill.shutdown import Shutdown
 from eventmill.times import parse_time
@@ -22,20 +21,20 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.2
-_MAX_POLLED = 500  # events asked for in one question
+_MAX_POLLED = 500  # events in one lookup
 
 
 class Receipts:
-    """Waits for events to be stored; all waiters of this process share one question per poll."""
+    """Waits until events are stored. All waiters of the process share one lookup per poll."""
 
     def __init__(self, store: Store | None, shutdown: Shutdown) -> None:
         self._store = store
         self._shutdown = shutdown
-        self._waiters: dict[Identity, dict[asyncio.Future[bool], int]] = {}  # and the version that is waited for
+        self._waiters: dict[Identity, dict[asyncio.Future[bool], int]] = {}  # with the version that each waits for
         self._poller: asyncio.Task[None] | None = None
 
     async def wait(self, event: Event, seconds: float = WAIT_SECONDS) -> bool:
-        """Whether the event, or a newer version of it, was stored within that time."""
+        """Return whether the event, or a newer version of it, is stored within that time."""
         if self._store is None:
             return False
         verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -60,7 +59,7 @@ class Receipts:
                 verdict.set_result(True)
 
     async def _poll(self, store: Store) -> None:
-        """Ask for everything that is waited for, the longest-waiting first, until nobody waits."""
+        """Look up the awaited events, longest-waiting first, until there are no waiters."""
         while self._waiters:
             started = time.monotonic()
             wanted = list(self._waiters)[:_MAX_POLLED]
@@ -70,39 +69,45 @@ class Receipts:
                 for event in found:
                     self._settle(event)
             except Exception as error:
-                log.warning("cannot look for receipts (%s): %s", type(error).__name__, error)
+                log.warning("cannot look up stored events (%s): %s", type(error).__name__, error)
             for identity in wanted:
-                if identity in self._waiters:  # next time behind those that were not asked for now
+                if identity in self._waiters:  # move it behind those that were not looked up yet
                     self._waiters[identity] = self._waiters.pop(identity)
             await asyncio.sleep(max(0.0, started + POLL_SECONDS - time.monotonic()))
 
 
-class StoredEvent(BaseModel):
-    """An event as it is stored; times in unix seconds."""
-
-    event_name: str
-    timestamp: float
-    event_id: str
-    channel: str
-    user_id: str
-    campaign_id: str
-    tags: list[str]
-    metadata: dict[str, Any]
-    received_at: float
+def _response_type(field: EventField) -> Any:
+    """Return the type of a field in a response, which holds JSON values."""
+    if field.sent_as == "timestamp":
+        return float
+    if isinstance(field.default, str):
+        return str
+    return list[str] if isinstance(field.default, tuple) else dict[str, Any]
 
 
-def create_router(store: Store | None, project: str, line: QueryLine) -> APIRouter:
-    """The route, over this store; without one it answers 503."""
+_DEFINITIONS: dict[str, Any] = {
+    field.sent_as: (_response_type(field), Field(description=field.meaning))
+    for field in EVENT_FIELDS
+    if field.sent is not None
+}
+_DEFINITIONS["received_at"] = (float, Field(description="when the API accepted it"))
+StoredEventResponse: type[BaseModel] = create_model(
+    "StoredEventResponse", __doc__="An event in the store. Times are unix seconds.", **_DEFINITIONS
+)
+
+
+def create_router(services: Services) -> APIRouter:
+    """Return the route GET /events."""
     router = APIRouter(tags=["events"])
 
-    @router.get("/events", summary="Is an event stored?", responses=_RESPONSES)
+    @router.get("/events", summary="Look up a stored event", responses=_RESPONSES)
     async def events(
         request: Request,
-        event_name: str | None = Query(None, description="the event's name"),
-        timestamp: str | None = Query(None, description="its time: unix seconds or RFC 3339"),
-        event_id: str | None = Query(None, description="its id, as it was answered when it was posted"),
-    ) -> list[StoredEvent]:
-        """The event, or an empty list."""
+        event_name: Annotated[str | None, Query(description="the name of the event")] = None,
+        timestamp: Annotated[str | None, Query(description="its time: unix seconds or RFC 3339")] = None,
+        event_id: Annotated[str | None, Query(description="its id, from the response to the post")] = None,
+    ) -> list[StoredEventResponse]:  # type: ignore[valid-type]  # a type that is built from the table of fields
+        """Return the event, or an empty list if it is not stored."""
         for name, value in (("event_name", event_name), ("timestamp", timestamp), ("event_id", event_id)):
             if not value:
                 raise InvalidQuery(f"{name} is required", name)
@@ -110,30 +115,18 @@ def create_router(store: Store | None, project: str, line: QueryLine) -> APIRout
             timestamp_ms = parse_time(timestamp or "") // 1000
         except ValueError as error:
             raise InvalidQuery(f"timestamp {error}", "timestamp") from None
-        if store is None:
-            raise StoreUnavailable("this process has no store")
-        identity = Identity(project, event_name or "", timestamp_ms, event_id or "")
-        found = await line.ask(request.receive, partial(store.find, [identity]))
-        return [_answer(event) for event in found]
+        identity = Identity(services.project, event_name or "", timestamp_ms, event_id or "")
+        found = await services.query(lambda store: store.find([identity]), request.receive)
+        return [_to_response(event) for event in found]
 
     return router
 
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "a parameter is missing or wrong"},
-    503: {"model": ErrorAnswer, "description": "the store is away, or too many questions are pending: try again"},
+    400: {"model": ErrorResponse, "description": "a parameter is missing or invalid"},
+    503: {"model": ErrorResponse, "description": "the store is unavailable, or too many queries are pending: retry"},
 }
 
 
-def _answer(event: Event) -> StoredEvent:
-    return StoredEvent(
-        event_name=event.event_name,
-        timestamp=event.timestamp_ms / 1000,
-        event_id=event.event_id,
-        channel=event.channel,
-        user_id=event.user_id,
-        campaign_id=event.campaign_id,
-        tags=list(event.tags),
-        metadata=json.loads(bytes(event.metadata)),
-        received_at=event.received_at_ms / 1000,
-    )
+def _to_response(event: Event) -> BaseModel:
+    return StoredEventResponse(**to_sent_form(event), received_at=event.received_at_ms / 1000)

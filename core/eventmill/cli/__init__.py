@@ -1,1 +1,1 @@
-"""The commands of `eventmill`: `app` declares them, each has a file of its own."""
+"""The commands of `eventmill`: `app` declares them and their options, one file per command runs it."""

@@ -1,4 +1,4 @@
-"""The commands and their options. What they do is imported only when they run."""
+"""The commands and their options. Each command imports its code only when it runs."""
 
 import sys
 from pathlib import Path
@@ -10,22 +10,25 @@ from eventmill.errors import ConfigurationError, EventmillError
 
 app = typer.Typer(
     name="eventmill",
-    help="Event ingestion and analytics. Settings are environment variables EVENTMILL_…, or lines of .env.",
+    help="Event ingestion and analytics. Configure it with environment variables named EVENTMILL_…, or in a .env file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where the API listens.", show_default=False)]
+Listen = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Address on which the API listens.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def run(
-    memory: Annotated[bool, typer.Option("--memory", help="Keep everything in memory; all is lost on exit.")] = False,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where embedded backends keep data.")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Keep all data in memory. It is lost on exit.")] = False,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder of the embedded backends.")] = None,
     listen: Listen = None,
 ) -> None:
-    """Run everything in one process: the API and the consumer, on embedded backends."""
+    """Run the API and the consumer in one process, by default on embedded backends."""
     from eventmill.cli import run as command
 
     command.run(memory=memory, data=data, listen=listen)
@@ -34,9 +37,9 @@ def run(
 @app.command()
 def serve(
     listen: Listen = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the address.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of API processes that share the address.")] = 1,
 ) -> None:
-    """Serve the API alone: events go to the queue, questions to the store."""
+    """Run the API only. It publishes events to the queue and answers queries from the store."""
     from eventmill.cli import serve as command
 
     command.serve(listen=listen, workers=workers)
@@ -44,7 +47,7 @@ def serve(
 
 @app.command()
 def consume() -> None:
-    """Move events from the queue into the store, until stopped. Start as many as you like."""
+    """Run a consumer, which moves events from the queue to the store. Any number can run at the same time."""
     from eventmill.cli import consume as command
 
     command.consume()
@@ -52,9 +55,9 @@ def consume() -> None:
 
 @app.command()
 def migrate(
-    show: Annotated[bool, typer.Option("--print", help="Print the statements instead of running them.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print the statements instead of executing them.")] = False,
 ) -> None:
-    """Create or upgrade what the chosen queue and store need on their servers."""
+    """Create or upgrade the queues and the schema of the chosen backends."""
     from eventmill.cli import migrate as command
 
     command.migrate(show=show)
@@ -62,22 +65,22 @@ def migrate(
 
 @app.command()
 def check() -> None:
-    """Ask the chosen queue and store whether they can be used; exit 1 when one cannot."""
+    """Check that the chosen queue and store can be used. Exit with 1 if one cannot."""
     from eventmill.cli import check as command
 
     command.check()
 
 
-Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Where `eventmill run` keeps its data.")]
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder of `eventmill run`.")]
 
 
 @app.command()
 def status(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Between two looks, for the rate.")] = 2,
+    json: Json = False,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Time over which to measure the rate.")] = 2,
     data: Data = None,
 ) -> None:
-    """Show what waits in the queue, for how long, and when it will be empty; exit 1 when the queue is away."""
+    """Show the backlog, its age, and when it will be empty. Exit with 1 if the queue is unavailable."""
     from eventmill.cli import status as command
 
     command.show(data, as_json=json, seconds=seconds)
@@ -85,47 +88,48 @@ def status(
 
 @app.command()
 def crashtest(
-    seconds: Annotated[float, typer.Option(min=1, help="How long events are posted.")] = 30,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to post events, in seconds.")] = 30,
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 200,
-    kill9: Annotated[bool, typer.Option("--kill9", help="Crash the programs instead of stopping them.")] = False,
+    kill9: Annotated[bool, typer.Option("--kill9", help="Kill the programs with SIGKILL instead of SIGTERM.")] = False,
     queue: Annotated[
-        str | None, typer.Option(help="The queue; default: EVENTMILL_QUEUE, else SQLite in a temporary folder.")
+        str | None, typer.Option(help="The queue. Default: EVENTMILL_QUEUE, or SQLite in a temporary folder.")
     ] = None,
     store: Annotated[
-        str | None, typer.Option(help="The store; default: EVENTMILL_STORE, else chDB in a temporary folder.")
+        str | None, typer.Option(help="The store. Default: EVENTMILL_STORE, or chDB in a temporary folder.")
     ] = None,
     outage_command: Annotated[
         str | None,
         typer.Option(
             metavar="CMD",
-            help="Call `CMD stop` and `CMD start` at random moments: your program that stops and starts the servers."
-            " `CMD start` is called first and last, and must do no harm while they run.",
+            help="A program that stops and starts the servers: `CMD stop` and `CMD start` are called at random times."
+            " `CMD start` is also called first and last, and must succeed while the servers run.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Prove that nothing is lost or doubled while the programs crash; exit 1 when anything is."""
+    """Prove that no event is lost or counted twice while programs crash. Exit with 1 if one is."""
     from eventmill.cli import crashtest as command
+    from eventmill.crashtest.runner import Plan
 
     command.crashtest(
-        seconds=seconds,
-        rate=rate,
-        kill9=kill9,
-        queue=queue,
-        store=store,
-        outage_command=outage_command,
-        as_json=json,
+        plan=Plan(seconds, rate, kill9), queue=queue, store=store, outage_command=outage_command, as_json=json
     )
 
 
-dead = typer.Typer(help="Look at dead letters, send them again, or remove them.", no_args_is_help=True)
+dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
-Reason = Annotated[str | None, typer.Option(help="Only these: rejected, undecodable, killer or moved.")]
-EventName = Annotated[str | None, typer.Option(help="Only those that hold such an event.")]
-Since = Annotated[str | None, typer.Option(help="Only those that died from then on: unix seconds or RFC 3339.")]
-Until = Annotated[str | None, typer.Option(help="Only those that died until then.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these; the first characters suffice.")]
+Reason = Annotated[
+    str | None, typer.Option(help="Only letters with this reason: rejected, undecodable, poison or moved.")
+]
+EventName = Annotated[str | None, typer.Option(help="Only letters that contain an event with this name.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only letters dead-lettered at or after this time: unix seconds or RFC 3339.")
+]
+Until = Annotated[str | None, typer.Option(help="Only letters dead-lettered at or before this time.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the letters, but change nothing.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Only letters with these ids, or beginnings of ids.")
+]
 
 
 @dead.command("list")
@@ -134,23 +138,23 @@ def list_dead(
     event_name: EventName = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most this many letters.")] = 100,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one letter per line.")] = False,
     data: Data = None,
 ) -> None:
-    """List the dead letters, the oldest first."""
+    """List dead letters, oldest first."""
     from eventmill.cli import dead as command
 
-    wanted = command.Filter((), reason, event_name, since, until)
+    wanted = command.parse_filter(None, reason, event_name, since, until)
     command.show_list(wanted, data, as_json=json, limit=limit)
 
 
 @dead.command("show")
 def show_dead(id: Annotated[str, typer.Argument(metavar="ID")], data: Data = None) -> None:
-    """Print a dead letter whole, as JSON."""
+    """Print one dead letter with its events as JSON."""
     from eventmill.cli import dead as command
 
-    command.show_one(id, data)
+    command.show_one(command.parse_filter([id], None, None, None, None), data)
 
 
 @dead.command("replay")
@@ -163,10 +167,11 @@ def replay_dead(
     dry_run: DryRun = False,
     data: Data = None,
 ) -> None:
-    """Put dead letters back into the queue; nothing can be counted twice."""
+    """Move dead letters back to the queue. A replay never counts an event twice."""
     from eventmill.cli import dead as command
 
-    command.replay(command.Filter(tuple(ids or ()), reason, event_name, since, until), data, dry_run=dry_run)
+    wanted = command.parse_filter(ids, reason, event_name, since, until)
+    command.settle(wanted, data, replay=True, dry_run=dry_run)
 
 
 @dead.command("purge")
@@ -177,52 +182,56 @@ def purge_dead(
     since: Since = None,
     until: Until = None,
     dry_run: DryRun = False,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all dead letters.")] = False,
     data: Data = None,
 ) -> None:
-    """Remove dead letters for good."""
+    """Delete dead letters permanently."""
     from eventmill.cli import dead as command
 
-    wanted = command.Filter(tuple(ids or ()), reason, event_name, since, until)
-    if wanted == command.Filter() and not (everything or dry_run):
-        raise ConfigurationError("say which dead letters to purge, or --all")
-    command.purge(wanted, data, dry_run=dry_run)
+    if not (ids or reason or event_name or since or until or everything or dry_run):
+        raise ConfigurationError("say which dead letters to delete, or use --all")
+    wanted = command.parse_filter(ids, reason, event_name, since, until)
+    command.settle(wanted, data, replay=False, dry_run=dry_run)
 
 
 @app.command()
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON, plain, .gz or .zst; - is standard input.")],
-    url: Annotated[str, typer.Option(help="The API's address.")] = "http://127.0.0.1:8080",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds without any success before giving up.")] = 60,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="NDJSON file, also gzip or zstd compressed; - reads standard input.")
+    ],
+    url: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8080",
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to repeat a request that fails before giving up.")
+    ] = 60,
 ) -> None:
-    """Send events from a file. Exit 0 only when every event was accepted; sending again changes no number."""
+    """Send the events of a file to the API. Exit with 0 only if all were accepted. Sending again changes nothing."""
     from eventmill.cli import send as command
 
     raise typer.Exit(command.send(file, url, patience))
 
 
 @app.command()
-def plugins(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the backends and pages that are installed, and what is wrong with them."""
+def plugins(json: Json = False) -> None:
+    """List the installed backends and pages, and whether they work."""
     from eventmill.cli import plugins as command
 
     command.show(as_json=json)
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    """Run a command. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 interrupted."""
     try:
         app()
     except ConfigurationError as error:
-        _leave(2, error)
+        _exit(2, error)
     except EventmillError as error:
-        _leave(1, error)
+        _exit(1, error)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
 
 
-def _leave(code: int, error: EventmillError) -> None:
+def _exit(code: int, error: EventmillError) -> None:
     sys.stderr.write(f"eventmill: {error}\n")
     sys.exit(code)

@@ -1,29 +1,14 @@
-"""What commands print: colour and tables on a terminal, plain text in a pipe. And their log, on stderr."""
+"""What commands print: colors and tables on a terminal, plain text in a pipe."""
 
-import logging
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 
-def start_log(level: str) -> None:
-    """Log to stderr."""
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False)
-    else:
-        handler.setFormatter(plain)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    for noisy in ("uvicorn", "httpx", "httpcore", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal, lines of tab-separated fields in a pipe."""
+    """Print a table on a terminal, and lines of tab-separated fields elsewhere."""
     console = Console()
     if not console.is_terminal:
         for row in rows:

@@ -1,4 +1,4 @@
-"""eventmill plugins: what is installed, and what is wrong with it."""
+"""eventmill plugins: the installed backends and pages, and whether they work."""
 
 import json
 import sys
@@ -42,4 +42,4 @@ def _row(kind: str, name: str, item: Loaded[object], status: str) -> tuple[str, 
 
 def _status(plugins: Plugins, kind: str, name: str) -> str:
     loaded = plugins.queues if kind == "queue" else plugins.stores
-    return "ok" if sum(item.record.name == name for item in loaded) == 1 else "ambiguous: brought by more than one"
+    return "ok" if sum(item.record.name == name for item in loaded) == 1 else "ambiguous: several plugins provide it"

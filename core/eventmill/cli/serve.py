@@ -1,4 +1,4 @@
-"""eventmill serve: the API alone, in one process or several."""
+"""eventmill serve: the API alone, in one process or in several."""
 
 import asyncio
 import logging
@@ -7,15 +7,11 @@ import os
 import socket
 from contextlib import AsyncExitStack
 
-from eventmill.api.app import create_app
-from eventmill.budget import Budget
-from eventmill.cli.backends import Choice, choose
-from eventmill.cli.output import start_log
-from eventmill.cli.server import bind, freeze, run_loop, serve_http, shutdown_on_signal, url_of
-from eventmill.cli.workers import supervise
-from eventmill.hookspecs import Services
-from eventmill.interfaces import Queue, Store
-from eventmill.publisher import Publisher
+from eventmill.runtime.backends import Choice, choose
+from eventmill.runtime.logs import start_log
+from eventmill.runtime.loop import run_loop, shutdown_on_signal
+from eventmill.runtime.server import bind, serve_api, url_of
+from eventmill.runtime.workers import supervise
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
 
@@ -31,17 +27,17 @@ def serve(*, listen: str | None, workers: int) -> None:
     choice.refuse_process("eventmill serve")
     listener = bind(settings.listen)
     log.info("serving at %s with %d worker(s)", url_of(listener), workers)
-    if bill := choice.bill(workers):
-        log.info("%s", bill)
+    if note := choice.describe_cost(workers):
+        log.info("%s", note)
     if workers == 1:
         run_loop(_serve(settings, choice, listener))
     else:
-        os.environ["EVENTMILL_LISTEN"] = settings.listen  # the workers read their settings anew
+        os.environ["EVENTMILL_LISTEN"] = settings.listen  # each worker loads the settings again
         supervise(work, listener, workers)
 
 
 def work(listener: socket.socket) -> None:
-    """What one of several processes does."""
+    """Run one worker of several."""
     settings = load(Settings)
     start_log(settings.log_level)
     run_loop(_serve(settings, choose(settings), listener))
@@ -71,26 +67,8 @@ def _stop_with_parent(shutdown: Shutdown) -> None:
         return
     loop, sentinel = asyncio.get_running_loop(), parent.sentinel
 
-    def orphaned() -> None:
+    def stop() -> None:
         loop.remove_reader(sentinel)
         shutdown.ask()
 
-    loop.add_reader(sentinel, orphaned)
-
-
-async def serve_api(
-    settings: Settings,
-    choice: Choice,
-    opened: tuple[Queue, Store | None],
-    listener: socket.socket,
-    shutdown: Shutdown,
-    delay_seconds: float,
-) -> None:
-    """Serve over open backends until the shutdown is asked for, and answer every request that was taken."""
-    queue, store = opened
-    async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
-        services, budget = Services(publisher, queue, store), Budget(settings.memory_bytes)
-        app = create_app(services, shutdown, budget, choice.http_apps, settings.retention_days, settings.project)
-        freezing = asyncio.create_task(freeze(queue), name="eventmill-freeze")
-        await serve_http(app, listener, shutdown, delay_seconds)
-        freezing.cancel()
+    loop.add_reader(sentinel, stop)

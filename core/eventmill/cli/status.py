@@ -1,4 +1,4 @@
-"""eventmill status: the backlog, the dead letters and the newest event at a glance."""
+"""eventmill status: the backlog, the dead letters and the newest event."""
 
 import asyncio
 import dataclasses
@@ -7,41 +7,42 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from eventmill.cli.backends import Choice, choose_existing
-from eventmill.cli.output import print_table, start_log
+from eventmill.api.status import Status, Watch
+from eventmill.cli.output import print_table
 from eventmill.errors import ConfigurationError
 from eventmill.interfaces import Store
+from eventmill.runtime.backends import Choice, choose_existing
+from eventmill.runtime.logs import start_log
 from eventmill.settings import Settings, load
-from eventmill.status import Status, Watch
 from eventmill.times import describe
 
 
 def show(data: Path | None, *, as_json: bool, seconds: float) -> None:
-    """Look twice, so many seconds apart, and print what is to be seen."""
+    """Print the status, with the rate at which the backlog changed within `seconds`."""
     settings = load(Settings)
     start_log(settings.log_level)
-    status = asyncio.run(_look(choose_existing(settings, data), settings.project, seconds))
+    status = asyncio.run(_watch(choose_existing(settings, data), settings.project, seconds))
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(status)) + "\n")
     else:
-        print_table(("what", "now"), _rows(status))
+        print_table(("figure", "value"), _rows(status))
     if status.ready is status.dead is None:
         sys.exit(1)
 
 
-async def _look(choice: Choice, project: str, seconds: float) -> Status:
+async def _watch(choice: Choice, project: str, seconds: float) -> Status:
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(choice.queue.open())
         store: Store | None = None
         if choice.store is not None:
             try:
                 store = await stack.enter_async_context(choice.store.open())
-            except ConfigurationError as error:
-                sys.stderr.write(f"the store is left out: {error}\n")  # such as chDB's, which another process uses
+            except ConfigurationError as error:  # for example, another process uses the chDB folder
+                sys.stderr.write(f"the status does not include the store: {error}\n")
         watch = Watch(queue, store, project)
-        await watch.look()
+        await watch.status()
         await asyncio.sleep(seconds)
-        return await watch.look()
+        return await watch.status()
 
 
 def _rows(status: Status) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The consumer: receive → decode → batch → insert → ack, until told to stop."""
+"""The consumer: receive → decode → batch → insert → ack, until the shutdown."""
 
 from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.consumer.trials import Trial, Verdict

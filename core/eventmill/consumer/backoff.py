@@ -1,4 +1,4 @@
-"""Wait between attempts, and stop attempting while everything fails."""
+"""Backoff between attempts, and a circuit breaker."""
 
 import asyncio
 import contextlib
@@ -19,16 +19,16 @@ _LAST_PAUSE_SECONDS = 1.0  # the longest pause while the process shuts down
 
 
 class Backoff:
-    """Full-jitter backoff from 0.2 to 30 s, for as long as it takes.
+    """Full-jitter backoff from 0.2 to 30 s without a limit on attempts.
 
-    Nothing here ends by itself: the shutdown's time limit cancels whatever still waits.
+    Retries end only by success or by the deadline of the shutdown, which cancels them.
     """
 
     def __init__(self, shutdown: Shutdown) -> None:
         self._shutdown = shutdown
 
     async def retry(self, trouble: str, operation: Callable[[], Awaitable[T]]) -> T:
-        """Repeat the operation until it succeeds; return its result."""
+        """Repeat the operation until it succeeds, and return its result."""
         failures = 0
         while True:
             try:
@@ -38,7 +38,7 @@ class Backoff:
                 failures += 1
 
     async def pause(self, trouble: str, error: Exception, failures: int) -> None:
-        """Log the failure and wait; less long while the process shuts down."""
+        """Log the failure and wait; at most one second while the process shuts down."""
         report(trouble, error)
         first, longest = BACKOFF_SECONDS
         seconds = random.uniform(0, min(longest, first * 2 ** min(failures, 16)))
@@ -49,7 +49,7 @@ class Backoff:
 
 
 def report(trouble: str, error: Exception) -> None:
-    """Log a failure: as an error if somebody must act, with a traceback if it is unexpected."""
+    """Log a failure: as an error if an operator must act, with a traceback if it is unexpected."""
     is_expected = isinstance(error, EventmillError)
     needs_action = not is_expected or isinstance(error, StoreMisconfigured | QueueMisconfigured)
     level = logging.ERROR if needs_action else logging.WARNING
@@ -57,7 +57,7 @@ def report(trouble: str, error: Exception) -> None:
 
 
 class Breaker:
-    """While closed, calls run concurrently. After a failure it is open: one call at a time, until one succeeds."""
+    """While closed, calls run concurrently. A failure opens it: calls run one at a time until one succeeds."""
 
     def __init__(self) -> None:
         self._closed = asyncio.Event()
@@ -69,17 +69,17 @@ class Breaker:
         return self._closed.is_set()
 
     def close(self) -> None:
-        """Let calls run concurrently again: something succeeded."""
+        """Close it after a call that succeeded elsewhere."""
         self._closed.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait until it is closed, or so long."""
+        """Wait until it is closed, at most this many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closed.wait()
 
     async def call(self, operation: Callable[[], Awaitable[None]]) -> None:
-        """Run the operation; whether it fails or not opens or closes the breaker. A rejection counts as an answer."""
+        """Run the operation. Success and RejectedEvents close the breaker; any other error opens it."""
         if self.is_closed:
             await self._call(operation)
         else:

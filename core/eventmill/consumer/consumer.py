@@ -1,4 +1,4 @@
-"""Consumer: the parts put together, and the batches cut."""
+"""Consumer: connects the parts, and cuts the buffer into batches."""
 
 import asyncio
 import time
@@ -15,25 +15,25 @@ from eventmill.consumer.trials import Trial, Trials
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
 
-INSERTS = 2  # under way at once
+INSERTS = 2  # concurrent
 BUFFER_EVENTS = 50_000
 BUFFER_BYTES = 64 * 1024 * 1024
 RECEIVE_MESSAGES = 100
-IDLE_SECONDS = 10.0  # a message that comes ends the wait
-DRAIN_SECONDS = 16.0  # with what releasing may take, the process has ended within 20
+IDLE_SECONDS = 10.0  # a message that arrives ends the wait
+DRAIN_SECONDS = 16.0  # with the time to release messages, a shutdown takes less than 20 s
 
 
 class Consumer:
-    """Moves events from a queue into a store. A delivery is acked only when each of its events is settled.
+    """Moves events from a queue to a store. A message is acked only when each of its events is stored or dead-lettered.
 
     Args:
-        shutdown: ends `run`: what is held by then is inserted and acked within the shutdown's time, or released.
-        trial: tries messages that were received too often in a subprocess; without it they are only settled alone.
-        batch_rows, batch_bytes, batch_seconds: a batch waits until it has so many rows or bytes, or is so old.
-        receive_seconds: how long one receive may wait for a message.
-        receive_messages: how many messages one receive asks for.
-        pause_seconds: the pause after a receive that brought less than was asked for, where a call costs money.
-        buffer_events, buffer_bytes: nothing is received while so much waits for an insert.
+        shutdown: ends `run`; held messages are stored and acked within its deadline, or released.
+        trial: processes quarantined messages in a subprocess; without it they are only inserted separately.
+        batch_events, batch_bytes, batch_seconds: a batch is inserted when it reaches one of these sizes or this age.
+        receive_seconds: the longest wait of one receive.
+        receive_messages: the most messages that one receive asks for.
+        pause_seconds: the pause after a receive that returned fewer messages, for queues whose calls cost money.
+        buffer_events, buffer_bytes: receiving stops while this much waits to be inserted.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Consumer:
         shutdown: Shutdown,
         *,
         trial: Trial | None = None,
-        batch_rows: int = 20_000,
+        batch_events: int = 20_000,
         batch_bytes: int = 8 * 1024 * 1024,
         batch_seconds: float = 1.0,
         receive_seconds: float = 1.0,
@@ -56,7 +56,7 @@ class Consumer:
         self._store = store
         self._shutdown = shutdown
         self._trials = Trials(trial)
-        self._batch_rows = batch_rows
+        self._batch_events = batch_events
         self._batch_bytes = batch_bytes
         self._batch_seconds = batch_seconds
         self._receive_seconds = receive_seconds
@@ -71,9 +71,9 @@ class Consumer:
         self._slots = asyncio.Semaphore(INSERTS)
 
     async def run(self) -> None:
-        """Consume until the shutdown. Nothing is received before the store's check has passed.
+        """Consume until the shutdown. Receive nothing before the store has passed its check.
 
-        On an unexpected error, release the messages that are held, and raise it.
+        On an unexpected error, release the held messages and re-raise.
         """
         try:
             async with self._shutdown.limit(), asyncio.TaskGroup() as group:
@@ -90,7 +90,7 @@ class Consumer:
             await self._leases.close()
 
     async def _is_store_ready(self) -> bool:
-        """Wait until the store passes its check; return False if a shutdown without draining comes first."""
+        """Wait until the store passes its check. Return False if a shutdown without draining comes first."""
         failures = 0
         while self._shutdown.drain or not self._shutdown.is_asked:
             try:
@@ -103,7 +103,7 @@ class Consumer:
         return False
 
     async def _move(self) -> None:
-        """Receive and settle until nothing more comes. Each group waits for those that were opened after it."""
+        """Receive and settle messages until the receiver ends. Each task group waits for those opened after it."""
         async with (
             asyncio.TaskGroup() as publishing,
             asyncio.TaskGroup() as isolating,
@@ -137,49 +137,49 @@ class Consumer:
     async def _settle_all(
         self, quarantine: Quarantine, inserting: asyncio.TaskGroup, isolating: asyncio.TaskGroup
     ) -> None:
-        """Cut the buffer into batches and settle them, two at once, until nothing more comes."""
+        """Cut the buffer into batches and settle two at a time, until the receiver ends and the buffer is empty."""
         while self._buffer or not self._buffer.is_closed:
             self._buffer.changed.clear()
             kind, wait_seconds = self._next(quarantine)
             if kind is None:
                 await self._buffer.wait(wait_seconds)
                 continue
-            if kind is Kind.SUSPECT:
-                suspects = self._buffer.take(kind, self._batch_rows, self._batch_bytes)
+            if kind is Kind.QUARANTINED:
+                quarantined = self._buffer.take(kind, self._batch_events, self._batch_bytes)
                 quarantine.is_trying = True
-                isolating.create_task(self._try(quarantine, suspects))
+                isolating.create_task(self._try(quarantine, quarantined))
             else:
                 await self._slots.acquire()
-                messages = self._buffer.take(kind, self._batch_rows, self._batch_bytes)
+                messages = self._buffer.take(kind, self._batch_events, self._batch_bytes)
                 inserting.create_task(self._settle(quarantine, messages))
 
     def _next(self, quarantine: Quarantine) -> tuple[Kind | None, float]:
-        """Which kind of message to settle now, and if none, for how long to wait."""
+        """Return the kind of message to settle now, or None and the seconds to wait."""
         now, wait_seconds = time.monotonic(), IDLE_SECONDS
         due: list[tuple[float, Kind]] = []
         for kind in Kind:
             oldest_at = self._buffer.oldest_at(kind)
-            if oldest_at is None or (kind is Kind.SUSPECT and quarantine.is_trying):
+            if oldest_at is None or (kind is Kind.QUARANTINED and quarantine.is_trying):
                 continue
             left = oldest_at + self._batch_seconds - now
-            is_full = not self._buffer.free_events or self._buffer.holds(kind, self._batch_rows, self._batch_bytes)
+            is_full = not self._buffer.free_events or self._buffer.holds(kind, self._batch_events, self._batch_bytes)
             if left <= 0 or is_full or self._buffer.is_closed or self._shutdown.is_asked:
                 due.append((oldest_at, kind))
             wait_seconds = min(wait_seconds, left)
         return (min(due)[1], 0.0) if due else (None, wait_seconds)
 
-    async def _try(self, quarantine: Quarantine, suspects: Sequence[Message]) -> None:
+    async def _try(self, quarantine: Quarantine, quarantined: Sequence[Message]) -> None:
         try:
-            await quarantine.try_suspects(suspects)
+            await quarantine.try_quarantined(quarantined)
         finally:
             quarantine.is_trying = False
             self._buffer.changed.set()
 
     async def _settle(self, quarantine: Quarantine, messages: Sequence[Message]) -> None:
-        """Store the events of the messages and ack them; messages that the store does not take are isolated."""
+        """Store the events of the messages and ack them, or isolate the messages if the store fails on them only."""
         try:
             rows = latest([row for message in messages for row in message.rows])
-            for part in cut(rows, self._batch_rows, self._batch_bytes):
+            for part in cut(rows, self._batch_events, self._batch_bytes):
                 if not await self._inserter.insert(part):
                     quarantine.isolate(messages)
                     return
@@ -189,7 +189,7 @@ class Consumer:
 
 
 def _first(errors: BaseExceptionGroup) -> BaseException:
-    """The error that ended a group of tasks."""
+    """Return the error that ended a task group."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

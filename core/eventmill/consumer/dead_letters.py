@@ -1,4 +1,4 @@
-"""The only way into the dead letters, and for unreadable messages the way there."""
+"""The only path to the dead-letter queue."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Queue
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 5.0
-_PAGE = 100  # letters that are published at once
-MAX_WAITING = 100  # messages that wait for the dead queue; more go back to the main queue for a while
+_PAGE = 100  # letters per publish
+MAX_WAITING = 100  # messages that wait for the dead-letter queue; others are released with a delay
 CROWDED_DELAY_SECONDS = 10.0
 UNKNOWN_VERSION_DELAY_SECONDS = 60.0
 
 
 class Letter(NamedTuple):
-    """Why a body is dead: the reason of its record, and the error."""
+    """A dead body, the reason for its record, and the error."""
 
     reason: str
     body: bytes
@@ -31,7 +31,7 @@ class Letter(NamedTuple):
 
 
 class DeadLetters:
-    """Publishes dead letters in tasks of `group`, so that a dead queue that is away holds up nothing else."""
+    """Publishes dead letters in tasks of `group`, so that an unavailable dead-letter queue delays nothing else."""
 
     def __init__(self, queue: Queue, leases: Leases, backoff: Backoff, group: asyncio.TaskGroup) -> None:
         self._queue = queue
@@ -41,7 +41,7 @@ class DeadLetters:
         self._waiting = 0
 
     def dead_letter(self, delivery: Delivery, letters: Sequence[Letter]) -> None:
-        """Publish a record for each letter, then ack the delivery that they came from."""
+        """Publish a record for each letter, then ack the delivery that held them."""
         if self._waiting >= MAX_WAITING:
             self.release([delivery], CROWDED_DELAY_SECONDS)
             return
@@ -50,11 +50,11 @@ class DeadLetters:
         self._group.create_task(self._settle(delivery, [self._record(delivery, letter) for letter in letters]))
 
     def release(self, deliveries: Sequence[Delivery], delay_seconds: float) -> None:
-        """Give messages back to the queue for a while."""
+        """Release messages with a delay."""
         self._group.create_task(self._leases.release(deliveries, delay_seconds))
 
     def open(self, delivery: Delivery) -> Message | None:
-        """Decode a message. Dead-letter one that cannot be read, and release one that a newer program wrote."""
+        """Return the decoded message. Dead-letter an undecodable one, and release one that a newer program wrote."""
         body = original_body(delivery)
         try:
             return open_message(delivery, body)
@@ -62,9 +62,9 @@ class DeadLetters:
             log.error("%s: upgrade the consumers first; the message is kept", error)
             self.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
         except MemoryError:
-            log.error("no memory to decode a message: it goes back to the queue")
+            log.error("not enough memory to decode a message: releasing it")
             self.release([delivery], CROWDED_DELAY_SECONDS)
-        except Exception as error:  # whatever it is: the messages beside it must not suffer from it
+        except Exception as error:  # any error, because it must not affect the messages received with this one
             self.dead_letter(delivery, [Letter("undecodable", body, error)])
         return None
 
@@ -81,7 +81,7 @@ class DeadLetters:
         )
 
     def _encode(self, record: frames.DeadRecord) -> bytes:
-        """The record; of a foreign message that leaves no room for it the body alone, or what fits of it."""
+        """Return the encoded record. If a foreign message is too large for it, return the body alone, or cut it."""
         limit = self._queue.dead.max_body_bytes
         encoded = frames.encode_dead(record)
         if len(encoded) <= limit:
@@ -97,9 +97,9 @@ class DeadLetters:
             self._waiting -= 1
 
     async def _publish(self, bodies: list[bytes], records: list[frames.DeadRecord]) -> None:
-        """Publish the bodies, and take those that were confirmed out of both lists; the rest is for the next attempt.
+        """Publish the bodies, and remove the confirmed ones from both lists, so that a retry publishes only the rest.
 
-        A body that the queue refuses is cut to what every queue takes.
+        Cut a body that the queue refuses to the size that every queue accepts.
         """
         while bodies:
             page, partial = bodies[:_PAGE], None
@@ -118,5 +118,5 @@ class DeadLetters:
 
 
 def original_body(delivery: Delivery) -> bytes:
-    """The body; of a dead letter that the queue's own means moved back, the body inside it."""
+    """Return the body, or for a dead letter that the queue itself moved back, the dead body inside it."""
     return frames.decode_dead(delivery.body).body if frames.is_dead(delivery.body) else delivery.body

@@ -1,4 +1,4 @@
-"""Insert rows for as long as it takes; find out exactly which rows the store does not take."""
+"""Insert rows until they are stored, and find the rows that the store rejects or fails on."""
 
 import asyncio
 import logging
@@ -16,21 +16,21 @@ from eventmill.interfaces import Store
 log = logging.getLogger(__name__)
 
 CANARY_PROJECT = "_eventmill"
-FAILURES = 3  # of a batch in a row, before a canary tells whether the whole store is away or only part of it
-PARTLY_AWAY_SECONDS = 30.0  # since a part of it was away, for which one failure is enough to ask
-ISOLATE_SECONDS = 60.0  # for one message; rows that are not tried by then are released with it
-_CANARIES, _CANARIES_AT_ONCE = 16, 3  # different ones, so that a store of which a part is away takes some of them
-_CONFIRMATIONS = 2  # of a rejection
-_DOUBTS = 30  # failures in a row, before a canary tells whether the whole store is away by now
+FAILURES = 3  # of a batch in a row, before canaries show whether the whole store is unavailable or only a part
+PARTLY_AWAY_SECONDS = 30.0  # after a partial outage, during which one failure is enough to try canaries
+ISOLATE_SECONDS = 60.0  # for one group of messages; those with rows that were not tried by then are released
+_CANARIES, _CANARIES_AT_ONCE = 16, 3  # different events, so that a partly available store accepts some of them
+_CONFIRMATIONS = 2  # of a rejection, before it is final
+_MAX_FAILURES = 30  # in a row while isolating, before canaries show whether the whole store is unavailable
 
 
 @dataclass(slots=True)
 class Outcome:
-    """Which rows are not stored.
+    """The rows that are not stored.
 
     Attributes:
-        rejected: rows that the store will never take, each with what it said.
-        failed: rows that it cannot take now, or of which nothing is known.
+        rejected: rows that the store permanently rejects, each with its error.
+        failed: rows that the store cannot store now, or that were not tried.
     """
 
     rejected: list[tuple[Row, RejectedEvents]] = field(default_factory=list)
@@ -47,9 +47,9 @@ class Inserter:
         self._partly_away_until = -float("inf")
 
     async def insert(self, rows: Sequence[Row]) -> bool:
-        """Store rows of distinct events; return False if the store does not take them, though it takes others.
+        """Store rows of distinct events. Return False if the store fails on them but accepts others.
 
-        While the store takes nothing, the same batch is repeated.
+        While the store accepts nothing, repeat the same batch.
         """
         batch = batch_of(rows)
         failures = 0
@@ -60,8 +60,10 @@ class Inserter:
                 failures += 1
                 is_rejected = isinstance(error, RejectedEvents)
                 is_doubtful = is_rejected or failures >= FAILURES or time.monotonic() < self._partly_away_until
-                if is_doubtful and await self._takes_canary():
-                    log.info("a batch of %d events is not taken (%s): isolating", len(batch), type(error).__name__)
+                if is_doubtful and await self._accepts_canary():
+                    log.info(
+                        "a batch of %d events fails (%s): isolating its messages", len(batch), type(error).__name__
+                    )
                     self._partly_away_until = time.monotonic() + PARTLY_AWAY_SECONDS
                     return False
                 trouble = StoreMisconfigured(f"the store rejects every event: {error}") if is_rejected else error
@@ -70,14 +72,14 @@ class Inserter:
                 return True
 
     async def isolate(self, rows: Sequence[Row]) -> Outcome:
-        """Store every row that the store takes, and tell which it does not take.
+        """Store every row that the store accepts, and return the others.
 
-        A rejection counts only if the store rejects the row again and again, and takes canaries in between: then the
-        schema is not at fault. Any other failure is no verdict on a row.
+        A rejection is final only if the store repeats it and accepts canaries in between; otherwise the schema may be
+        at fault. No other failure counts against a row.
         """
         winners = latest(rows)
         parts = [winners]
-        if len(winners) < len(rows):  # a winner may be rejected: what it would replace must be stored all the same
+        if len(winners) < len(rows):  # an older version must be stored if the store rejects the greatest
             winning = {id(row) for row in winners}
             parts += [[row] for row in rows if id(row) not in winning]
         outcome = await self._sift(parts)
@@ -85,47 +87,47 @@ class Inserter:
             accused = [row for row, _ in outcome.rejected]
             if not accused:
                 break
-            if not await self._takes_canary():
+            if not await self._accepts_canary():
                 return Outcome(failed=outcome.failed + accused)
             again = await self._sift([accused])
             outcome = Outcome(again.rejected, outcome.failed + again.failed)
         return outcome
 
     async def _sift(self, parts: list[Sequence[Row]]) -> Outcome:
-        """Insert the parts, and halve those that fail until the rows at fault are alone."""
-        outcome, doubts = Outcome(), 0
+        """Insert the parts. Split those that fail in halves until the failing rows are alone."""
+        outcome, failures = Outcome(), 0
         until = time.monotonic() + ISOLATE_SECONDS
         while parts:
             part = parts.pop()
-            if doubts >= _DOUBTS and await self._takes_canary():
-                doubts = 0
-            if doubts >= _DOUBTS or time.monotonic() > until:
+            if failures >= _MAX_FAILURES and await self._accepts_canary():
+                failures = 0
+            if failures >= _MAX_FAILURES or time.monotonic() > until:
                 outcome.failed += part
                 continue
             try:
                 await self._store.insert(batch_of(part))
-                doubts = 0
+                failures = 0
             except RejectedEvents as rejection:
                 parts += _without_rejected(part, rejection, outcome)
-                doubts = 0
+                failures = 0
             except Exception as error:
                 log.debug("%d events fail (%s): %s", len(part), type(error).__name__, error)
-                doubts += 1
+                failures += 1
                 if len(part) == 1:
                     outcome.failed += part
                 else:
                     parts += halves(part)
         return outcome
 
-    async def _takes_canary(self) -> bool:
-        """Whether the store takes at least one of a few events that nothing is wrong with."""
+    async def _accepts_canary(self) -> bool:
+        """Return whether the store accepts at least one of a few valid events."""
         numbers = random.sample(range(_CANARIES), _CANARIES_AT_ONCE)
         inserts = [self._store.insert(EventBatch.of([_canary(number)])) for number in numbers]
         answers = await asyncio.gather(*inserts, return_exceptions=True)
         if any(answer is None for answer in answers):
             self._breaker.close()
             return True
-        log.warning("the store takes no canary either (%s): %s", type(answers[0]).__name__, answers[0])
+        log.warning("the store does not accept a canary either (%s): %s", type(answers[0]).__name__, answers[0])
         return False
 
 
@@ -143,7 +145,7 @@ def _canary(number: int) -> Event:
 
 
 def _without_rejected(part: Sequence[Row], rejection: RejectedEvents, outcome: Outcome) -> list[Sequence[Row]]:
-    """Note the rows that the store named; return what must be tried again, in parts."""
+    """Record the rows that the store names; return the parts that must be inserted again."""
     named = {index for index in rejection.indexes or () if 0 <= index < len(part)}
     if not named and len(part) > 1:
         return halves(part)

@@ -1,4 +1,4 @@
-"""The deliveries that this process holds: their leases are kept alive until they are acked or released."""
+"""The deliveries that this process holds. Their leases are kept alive until they are acked or released."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ from eventmill.shutdown import Shutdown
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 3.0
-DRAIN_DELAY_SECONDS = 1.0  # the longest delay while the queue is drained
-_KEEP_ALIVE = 0.5  # of a lease has passed when it is extended
-_KEEP_ALIVE_AGAIN = 0.1  # of a lease until the next attempt, after a failed one
+DRAIN_DELAY_SECONDS = 1.0  # the longest delay of a release while the queue is drained
+_KEEP_ALIVE = 0.5  # the share of a lease after which it is extended
+_KEEP_ALIVE_AGAIN = 0.1  # the share of a lease between attempts to extend it
 
 
 class Leases:
-    """What was received and is not settled yet."""
+    """The deliveries that were received and are not settled yet."""
 
     def __init__(self, queue: Queue, backoff: Backoff, shutdown: Shutdown) -> None:
         self._queue = queue
@@ -39,7 +39,7 @@ class Leases:
             self._forget(deliveries)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
-        """Give messages back to the queue, to be received again after the delay, or when their leases end."""
+        """Release messages, to be received again after the delay, or when their leases end."""
         if not deliveries:
             return
         self._forget(deliveries)
@@ -50,7 +50,7 @@ class Leases:
                 await self._backoff.retry("cannot release", lambda: self._queue.release(deliveries, delay_seconds))
 
     async def keep_alive(self) -> None:
-        """Extend the leases of everything that is held, until cancelled."""
+        """Extend the leases of all held deliveries, until cancelled."""
         share = _KEEP_ALIVE
         while True:
             await asyncio.sleep(self._queue.lease_seconds * share)
@@ -64,20 +64,20 @@ class Leases:
                 share = _KEEP_ALIVE_AGAIN
             else:
                 if lost:
-                    log.info("%d leases were lost: these messages come again, which changes no number", len(lost))
+                    log.info("%d leases were lost: these messages are delivered again, which is harmless", len(lost))
 
     async def close(self) -> None:
-        """Release what is left, within 3 s: otherwise the leases end by themselves."""
+        """Release the remaining deliveries within 3 s; otherwise their leases expire."""
         held = list(self._held)
         self._held.clear()
         if not held:
             return
-        log.warning("stopping with %d messages not stored: they stay in the queue", len(held))
+        log.warning("stopping with %d messages that are not stored: they stay in the queue", len(held))
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._queue.release(held)
         except Exception as error:
-            log.warning("cannot release messages, their leases will end (%s)", type(error).__name__)
+            log.warning("cannot release messages, their leases will expire (%s)", type(error).__name__)
 
     def _forget(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:

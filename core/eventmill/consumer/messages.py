@@ -1,4 +1,4 @@
-"""Messages on their way through the consumer: their rows, and a bounded buffer that sorts them by kind."""
+"""Messages inside the consumer: their rows, and a bounded buffer that sorts them by kind."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from eventmill.interfaces import Delivery
 
 T = TypeVar("T")
 
-SUSPECT_ATTEMPTS = 5  # a message that was received more often is tried in a subprocess first
+QUARANTINE_ATTEMPTS = 5  # a message that was received more often is quarantined
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One event, its line, and the delivery that brought it."""
+    """One event, its line, and the delivery that it came with."""
 
     event: Event
     line: bytes
@@ -30,16 +30,16 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Kind(IntEnum):
-    """How a message must be handled. Kinds do not mix in a batch, so that trouble with one spares the others."""
+    """How a message is handled. A batch holds one kind only, so that a failing message delays only its kind."""
 
     FRESH = 0  # received for the first time
-    AGAIN = 1  # received before: its store was away, or its process died
-    SUSPECT = 2  # received so often that it may be what its processes die of; not decoded here yet
+    AGAIN = 1  # received before: the store was unavailable, or the process died
+    QUARANTINED = 2  # received so often that it may crash consumers; not decoded in this process yet
 
 
 @dataclass(eq=False, slots=True)
 class Message:
-    """A delivery and its rows. It is acked only when each of them is settled."""
+    """A delivery and its rows. It is acked only when every row is settled."""
 
     delivery: Delivery
     body: bytes
@@ -49,8 +49,8 @@ class Message:
 
     @property
     def kind(self) -> Kind:
-        if self.delivery.attempts > SUSPECT_ATTEMPTS:
-            return Kind.SUSPECT
+        if self.delivery.attempts > QUARANTINE_ATTEMPTS:
+            return Kind.QUARANTINED
         return Kind.AGAIN if self.delivery.attempts > 1 else Kind.FRESH
 
     @property
@@ -59,15 +59,15 @@ class Message:
 
 
 def open_message(delivery: Delivery, body: bytes) -> Message:
-    """Decode a body. Raises UndecodableMessage, UnknownFrameVersion, or whatever a broken body makes of the decoder."""
+    """Decode a body. Raise UndecodableMessage, UnknownFrameVersion, or any error that the decoder may have."""
     pairs = frames.decode_frame(body)
     rows = [Row(event, line, delivery) for event, line in pairs]
     return Message(delivery, body, rows, bytes=sum([len(line) for _, line in pairs]))
 
 
 def latest(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows without those that a greater version of the same event, among them, makes pointless."""
-    if len({row.event.event_id for row in rows}) == len(rows):  # nearly always: then no identities are needed
+    """Return the rows without older versions of events that the rows contain in a greater version."""
+    if len({row.event.event_id for row in rows}) == len(rows):  # nearly always, and cheaper than comparing identities
         return rows
     winners: dict[Identity, Row] = {}
     for row in rows:
@@ -78,7 +78,7 @@ def latest(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def cut(rows: Sequence[Row], max_rows: int, max_bytes: int) -> Iterator[Sequence[Row]]:
-    """The rows in parts that keep to the limits, even if one message alone is over them."""
+    """Yield the rows in parts within the limits, even if one message alone exceeds them."""
     start = size = 0
     for index, row in enumerate(rows):
         if index > start and (index - start == max_rows or size + len(row.line) > max_bytes):
@@ -89,12 +89,12 @@ def cut(rows: Sequence[Row], max_rows: int, max_bytes: int) -> Iterator[Sequence
 
 
 def batch_of(rows: Sequence[Row]) -> EventBatch:
-    """Rows of distinct events as a batch; `rows[i]` is at position i."""
+    """Return rows of distinct events as a batch; `rows[i]` has index i in it."""
     return EventBatch([row.event for row in rows], [row.line for row in rows])
 
 
 def halves(items: Sequence[T]) -> list[Sequence[T]]:
-    """Both halves in random order: what a time limit leaves out today comes first another time."""
+    """Return both halves in random order, so that a time limit does not always exclude the same rows."""
     half = len(items) // 2
     both = [items[:half], items[half:]]
     random.shuffle(both)
@@ -102,19 +102,19 @@ def halves(items: Sequence[T]) -> list[Sequence[T]]:
 
 
 class Buffer:
-    """Messages in order of arrival, one line for each kind, and how much they are together."""
+    """Messages in order of arrival, separately for each kind, with their total size."""
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.changed = asyncio.Event()
-        self.is_closed = False  # nothing more comes
-        self._lines: dict[Kind, deque[Message]] = {kind: deque() for kind in Kind}
+        self.is_closed = False  # no more messages will arrive
+        self._messages: dict[Kind, deque[Message]] = {kind: deque() for kind in Kind}
         self._events = dict.fromkeys(Kind, 0)
         self._bytes = dict.fromkeys(Kind, 0)
         self._max_events = max_events
         self._max_bytes = max_bytes
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._messages.values()))
 
     @property
     def free_bytes(self) -> int:
@@ -122,32 +122,32 @@ class Buffer:
 
     @property
     def free_events(self) -> int:
-        """How many more events it may hold; 0 if there is no room left."""
+        """The number of events for which there is room."""
         if not self.free_bytes:
             return 0
         return max(0, self._max_events - sum(self._events.values()))
 
     def is_crowded(self, kind: Kind) -> bool:
-        """Whether so many wait that more of this kind would keep out the others."""
+        """Return whether this kind already uses half of the buffer."""
         return self._events[kind] * 2 >= self._max_events or self._bytes[kind] * 2 >= self._max_bytes
 
     def holds(self, kind: Kind, events: int, bytes: int) -> bool:
-        """Whether at least so much of this kind waits."""
-        return bool(self._lines[kind]) and (self._events[kind] >= events or self._bytes[kind] >= bytes)
+        """Return whether at least this much of the kind waits."""
+        return bool(self._messages[kind]) and (self._events[kind] >= events or self._bytes[kind] >= bytes)
 
     def oldest_at(self, kind: Kind) -> float | None:
-        """When the oldest message of this kind was received."""
-        line = self._lines[kind]
-        return line[0].received_at if line else None
+        """Return when the oldest message of this kind was received, or None."""
+        queue = self._messages[kind]
+        return queue[0].received_at if queue else None
 
     def append(self, message: Message) -> None:
-        self._lines[message.kind].append(message)
+        self._messages[message.kind].append(message)
         self._events[message.kind] += message.events
         self._bytes[message.kind] += message.bytes
         self.changed.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something has changed, or so long."""
+        """Wait for a change, at most this many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.changed.wait()
@@ -157,11 +157,11 @@ class Buffer:
         self.changed.set()
 
     def take(self, kind: Kind, max_events: int, max_bytes: int) -> list[Message]:
-        """The oldest message of this kind, and as many more as fit with it."""
-        line, taken = self._lines[kind], list[Message]()
+        """Remove and return the oldest message of this kind, and as many more as fit within the limits."""
+        queue, taken = self._messages[kind], list[Message]()
         events = size = 0
-        while line and (not taken or (events + line[0].events <= max_events and size + line[0].bytes <= max_bytes)):
-            message = line.popleft()
+        while queue and (not taken or (events + queue[0].events <= max_events and size + queue[0].bytes <= max_bytes)):
+            message = queue.popleft()
             events, size = events + message.events, size + message.bytes
             taken.append(message)
         self._events[kind] -= events

@@ -1,4 +1,4 @@
-"""Decide from what receives bring how many to keep in flight, and how long to pause between them."""
+"""Decide how many receives run concurrently, and how long to pause between them, from what they return."""
 
 import time
 from collections import deque
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_FULL_RECEIVERS = 4
-MAX_RECEIVERS = 8  # while answers are short, though messages wait
-WORTHWHILE = 2  # messages that a receive should bring on average; else it is cheaper to pause first
-LATEST = 8  # receives that are averaged
-FEW = 2  # a probe that ends after so many receives has found nothing
+MAX_RECEIVERS = 8  # while answers are short although messages wait
+WORTHWHILE = 2  # messages per receive on average; below that it is cheaper to pause
+LATEST = 8  # receives in the average
+FEW = 2  # a probe of at most this many receives found nothing
 MAX_PROBE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a receive brought: `count` of the `wanted` messages."""
+    """The result of a receive: `count` of the `wanted` messages."""
 
     count: int
     wanted: int
@@ -26,14 +26,15 @@ class Answer:
 
 
 class Pace:
-    """A receive may bring fewer messages than wait, or none: SQS asks some of its servers. So one is no evidence.
+    """Paces the receives of one consumer.
 
-    After a full answer the next receive starts at once. After any other the receiver pauses, since a call has its price
-    however little it brings; but now and then it probes: it receives again at once, and goes on while the latest
-    receives bring at least two messages on average. Then messages wait, and each receive adds a receiver. A probe that
-    finds messages makes the next one due at once; one that finds nothing doubles the time to it, up to 4 s.
+    One short or empty answer proves nothing about the queue, since SQS samples a subset of its servers. After a full
+    answer the next receive starts at once. After a short one the receiver pauses, because every call costs the same.
+    From time to time it probes instead: it receives again at once, and continues while the latest receives return at
+    least two messages on average. During a successful probe each receive adds a concurrent receiver. A probe that finds
+    messages makes the next probe due at once; a probe that finds none doubles the time to the next, up to 4 s.
 
-    An empty answer needs no pause: that receive has waited.
+    An empty answer needs no pause, since that receive has waited already.
     """
 
     def __init__(self, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,12 +43,12 @@ class Pace:
         self._clock = clock
         self._is_probing = False
         self._probes = 0  # receives of this probe
-        self._latest: deque[int] = deque(maxlen=LATEST)  # what they brought
+        self._latest: deque[int] = deque(maxlen=LATEST)  # the messages of each
         self._probe_at = clock()
-        self._probe_seconds = 0.0  # from one probe to the next
+        self._probe_seconds = 0.0  # between two probes
 
     def note(self, answer: Answer) -> float:
-        """Learn from an answer; return the seconds to pause before the next receive."""
+        """Take an answer into account; return the seconds to pause before the next receive."""
         count = answer.count
         if answer.is_full or (self._is_probing and self._is_worthwhile(count)):
             self.receivers = min(MAX_FULL_RECEIVERS if answer.is_full else MAX_RECEIVERS, self.receivers + 1)
@@ -62,7 +63,7 @@ class Pace:
         return self._pause_seconds if count else 0.0
 
     def _is_worthwhile(self, count: int) -> bool:
-        """Whether the probe goes on after a receive that brought so many."""
+        """Return whether the probe continues after a receive with this many messages."""
         self._probes += 1
         self._latest.append(count)
         return sum(self._latest) >= WORTHWHILE * len(self._latest)

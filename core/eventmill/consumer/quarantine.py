@@ -1,4 +1,4 @@
-"""Messages that must be handled apart, so that the others flow: those that fail, and those that processes die of."""
+"""Quarantine: settle failing messages separately, and poison messages in subprocesses, so that the others flow."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ from eventmill.interfaces import Delivery
 
 log = logging.getLogger(__name__)
 
-ISOLATIONS = 16  # groups of messages that are isolated at once
+ISOLATIONS = 16  # groups of messages that are isolated concurrently
 UNKNOWN_DELAY_SECONDS = 30.0
-FAILED_DELAY_SECONDS = (5.0, 300.0)  # doubles with each attempt
+FAILED_DELAY_SECONDS = (5.0, 300.0)  # doubles with every attempt
 
 
 class Quarantine:
     """Settles messages in tasks of `group`.
 
     Attributes:
-        is_trying: whether suspects are being tried; more of them must wait.
+        is_trying: whether a trial is running; further quarantined messages wait.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Quarantine:
         self._dissecting = asyncio.Lock()
 
     def isolate(self, messages: Sequence[Message]) -> None:
-        """Settle messages in small groups; those for which there is no room go back to the queue for a while."""
+        """Settle messages in small groups. Release those that exceed the limit with a delay."""
         group: list[Message] = []
         crowded: list[Delivery] = []
         for message in messages:
@@ -92,46 +92,46 @@ class Quarantine:
             self._events -= sum(message.events for message in messages)
 
     async def _put_off(self, delivery: Delivery) -> None:
-        """Give back a message on which the store fails, for longer each time."""
+        """Release a message on which the store fails, with a delay that grows with its attempts."""
         first, longest = FAILED_DELAY_SECONDS
         delay = min(longest, first * 2 ** min(delivery.attempts - 1, 16))
-        log.warning("the store fails on events of a message: it is tried again in %g s", delay)
+        log.warning("the store fails on events of a message: retrying it in %g s", delay)
         await self._leases.release([delivery], delay)
 
-    async def try_suspects(self, suspects: Sequence[Message]) -> None:
-        """Settle messages that a subprocess survives, each alone; look for the events that no subprocess survives."""
-        log.warning("%d messages were received too often: trying them in a subprocess", len(suspects))
-        groups = [suspects]
+    async def try_quarantined(self, messages: Sequence[Message]) -> None:
+        """Settle the messages that a subprocess survives, each alone, and dissect those that crash it."""
+        log.warning("%d messages were received too often: processing them in a subprocess", len(messages))
+        groups = [messages]
         while groups:
             group = groups.pop()
-            verdict = await self._trials.verdict([suspect.body for suspect in group])
+            verdict = await self._trials.verdict([message.body for message in group])
             if verdict is Verdict.SURVIVED:
-                opened = [self._dead_letters.open(suspect.delivery) for suspect in group]
-                for message in opened:
-                    self.isolate([message] if message is not None else [])
+                opened = [self._dead_letters.open(message.delivery) for message in group]
+                for survivor in opened:
+                    self.isolate([survivor] if survivor is not None else [])
             elif verdict is Verdict.UNKNOWN:
-                log.error("%d messages could not be tried in a subprocess: they go back to the queue", len(group))
-                self._dead_letters.release([suspect.delivery for suspect in group], UNKNOWN_DELAY_SECONDS)
+                log.error("%d messages could not be processed in a subprocess: releasing them", len(group))
+                self._dead_letters.release([message.delivery for message in group], UNKNOWN_DELAY_SECONDS)
             elif len(group) > 1:
                 groups += halves(group)
             else:
                 self._group.create_task(self._dissect(group[0]))
 
     async def _dissect(self, message: Message) -> None:
-        """Find by halving the events of a message that no subprocess survives, and store the others."""
+        """Find the events of a message that crash every subprocess, by halving, and store the others."""
         delivery = message.delivery
         async with self._dissecting:
             try:
                 parts = await self._trials.find_survivors(frames.split_frame(message.body))
             except EventmillError as error:
-                self._dead_letters.dead_letter(delivery, [Letter("killer", message.body, error)])
+                self._dead_letters.dead_letter(delivery, [Letter("poison", message.body, error)])
                 return
             if parts is None:
                 self._dead_letters.release([delivery], UNKNOWN_DELAY_SECONDS)
                 return
             survivors, letters = parts
             failed = 0
-            for survivor in survivors:  # each was survived alone, and is inserted alone
+            for survivor in survivors:  # a subprocess survived each part alone, so insert it alone
                 body = frames.encode_frame(survivor)
                 try:
                     rows = open_message(delivery, body).rows

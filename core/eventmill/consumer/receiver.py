@@ -1,4 +1,4 @@
-"""Receive and decode messages into a bounded buffer, while the store takes events."""
+"""Receive and decode messages into a bounded buffer, while the store accepts events."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from eventmill import frames
 from eventmill.consumer.backoff import Backoff, Breaker
 from eventmill.consumer.dead_letters import CROWDED_DELAY_SECONDS, DeadLetters, original_body
 from eventmill.consumer.leases import Leases
-from eventmill.consumer.messages import SUSPECT_ATTEMPTS, Buffer, Kind, Message
+from eventmill.consumer.messages import QUARANTINE_ATTEMPTS, Buffer, Kind, Message
 from eventmill.consumer.pace import MAX_RECEIVERS, Answer, Pace
 from eventmill.interfaces import Delivery, Queue
 from eventmill.shutdown import Shutdown
 
-_CALL_MESSAGES = 10  # the most that SQS hands over in one call that it bills
-_FORGET = 0.99  # of the largest message, with each smaller one
-_FULL_SECONDS = 0.01  # how often to look whether the buffer has room again
+_CALL_MESSAGES = 10  # the most that SQS returns for one paid call
+_DECAY = 0.99  # of the largest size seen, per smaller message
+_FULL_SECONDS = 0.01  # between two checks whether a full buffer has room
 
 
 class Receiver:
-    """Fills the buffer until the shutdown; with `drain` until the queue is empty."""
+    """Fills the buffer until the shutdown, or until the queue is empty if the shutdown drains it."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Receiver:
         self._wait_seconds = wait_seconds
         self._pace = Pace(pause_seconds)
         self._failures = 0
-        # The largest message of late; the first ones may be as large as they come.
+        # The largest of the recent messages. The first ones may be as large as a frame can be.
         self._events, self._bytes = float(frames.MAX_FRAME_EVENTS), float(frames.MAX_FRAME_LINE_BYTES)
 
     async def run(self) -> None:
-        """Fill the buffer, with as many receives in flight as the pace wants; with none while the store is away."""
+        """Fill the buffer with as many concurrent receives as the pace says; none while the store is unavailable."""
         receiving: list[asyncio.Task[Answer | Exception]] = []
         async with asyncio.TaskGroup() as group:
             while self._may_receive():
@@ -68,7 +68,7 @@ class Receiver:
         self._buffer.close()
 
     async def _go_on(self, answers: Sequence[Answer | Exception]) -> bool:
-        """Pause as long as the answers ask for; return False if the queue is drained."""
+        """Pause as long as the answers require. Return False if the queue is drained."""
         pauses = [self._pace.note(answer) for answer in answers if isinstance(answer, Answer)]
         for error in answers:
             if isinstance(error, Exception):
@@ -81,7 +81,7 @@ class Receiver:
         return not (self._shutdown.drain and is_empty and await self._is_drained())
 
     async def _is_drained(self) -> bool:
-        """Whether nothing waits in the queue, now or after a delay, and nothing is held that may go back to it."""
+        """Return whether the queue is empty, including delayed messages, and no held message may return to it."""
         if len(self._leases):
             await asyncio.sleep(_FULL_SECONDS)
             return False
@@ -95,12 +95,12 @@ class Receiver:
         return not self._shutdown.is_asked or (self._shutdown.drain and not self._shutdown.is_over)
 
     def _wanted(self) -> int:
-        """How many messages to ask for: as many as fit into the buffer if all receivers bring large ones."""
+        """Return how many messages to ask for, so that the buffer has room even if all receivers get large ones."""
         room = int(min(self._buffer.free_events / self._events, self._buffer.free_bytes / self._bytes)) // MAX_RECEIVERS
         return min(self._messages, max(_CALL_MESSAGES, room // _CALL_MESSAGES * _CALL_MESSAGES))
 
     async def _receive(self, wanted: int) -> Answer | Exception:
-        """Receive and decode once; return how many messages came, or what went wrong."""
+        """Receive and decode once; return the number of messages, or the error."""
         wait_seconds = 0 if self._shutdown.is_asked else self._wait_seconds
         try:
             deliveries = await self._queue.receive(wanted, wait_seconds)
@@ -109,19 +109,19 @@ class Receiver:
         self._leases.hold(deliveries)
         for delivery in deliveries:
             self._sort(delivery)
-            await asyncio.sleep(0)  # decoding a crowd must not hold up the API in the same process
+            await asyncio.sleep(0)  # decoding many messages must not delay the API in the same process
         return Answer(len(deliveries), wanted)
 
     def _sort(self, delivery: Delivery) -> None:
-        """Put a message into the buffer; a suspect without decoding it."""
+        """Put a message into the buffer. Do not decode it if it is quarantined."""
         body = original_body(delivery)
-        is_suspect = delivery.attempts > SUSPECT_ATTEMPTS and frames.is_known(body)
-        message = Message(delivery, body, bytes=len(body)) if is_suspect else self._dead_letters.open(delivery)
+        is_quarantined = delivery.attempts > QUARANTINE_ATTEMPTS and frames.is_known(body)
+        message = Message(delivery, body, bytes=len(body)) if is_quarantined else self._dead_letters.open(delivery)
         if message is None:
             return
         if message.kind is not Kind.FRESH and self._buffer.is_crowded(message.kind):
             self._dead_letters.release([delivery], CROWDED_DELAY_SECONDS)
         else:
-            self._events = max(self._events * _FORGET, message.events, 1)
-            self._bytes = max(self._bytes * _FORGET, message.bytes, 1)
+            self._events = max(self._events * _DECAY, message.events, 1)
+            self._bytes = max(self._bytes * _DECAY, message.bytes, 1)
             self._buffer.append(message)

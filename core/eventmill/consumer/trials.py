@@ -1,4 +1,4 @@
-"""Subprocesses that find out which events a process dies of."""
+"""Trials: subprocesses find out which events crash a process."""
 
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,48 +9,48 @@ from eventmill.consumer.dead_letters import Letter
 from eventmill.consumer.messages import halves
 from eventmill.errors import UndecodableMessage
 
-TRIALS = 3  # a message that so many subprocesses in a row did not survive is dead
-MAX_PARTS = 100  # of one message; then what is left of it, which died together, counts as dead
+TRIALS = 3  # a body that crashes this many subprocesses in a row is poison
+MAX_PARTS = 100  # trials per message; parts that are left after them and crashed together are poison
 
 
 class Verdict(Enum):
-    """What a subprocess made of messages."""
+    """The result of a trial."""
 
     SURVIVED = "survived"
     DIED = "died"
-    UNKNOWN = "unknown"  # it could not be started, or did not finish in time
+    UNKNOWN = "unknown"  # the subprocess could not start, or did not end in time
 
 
 Trial = Callable[[Sequence[bytes]], Awaitable[Verdict]]
 
 
 class Trials:
-    """Tries messages, and parts of them, by `trial`; without one everything survives."""
+    """Runs trials of messages and of their parts. Without a `trial` everything survives."""
 
     def __init__(self, trial: Trial | None) -> None:
         self._trial = trial
 
     async def verdict(self, bodies: Sequence[bytes]) -> Verdict:
-        """What subprocesses make of these bodies together; a single one counts as deadly only after three deaths."""
+        """Return the verdict on these bodies together. A single body needs three crashes in a row."""
         return await self._try(bodies, TRIALS if len(bodies) == 1 else 1)
 
     async def find_survivors(self, lines: Sequence[bytes]) -> tuple[list[Sequence[bytes]], list[Letter]] | None:
-        """Parts of a frame that a subprocess survives, and letters for the events of which none survives.
+        """Return the parts of a frame that a subprocess survives, and letters for the events that crash it.
 
-        Return None if that cannot be found out now.
+        Return None if trials are not possible now.
         """
         survivors: list[Sequence[bytes]] = []
         letters: list[Letter] = []
-        error = UndecodableMessage(f"{TRIALS} processes in a row did not survive it")
+        error = UndecodableMessage(f"it crashed {TRIALS} processes in a row")
         parts = halves(lines) if len(lines) > 1 else []
         if not parts:
-            letters.append(Letter("killer", frames.encode_frame(lines), error))
+            letters.append(Letter("poison", frames.encode_frame(lines), error))
         for trials in itertools.count():
             if not parts:
                 return survivors, letters
             part = parts.pop()
             is_over = trials >= MAX_PARTS
-            times = TRIALS if len(part) == 1 else 1  # a death by chance costs only a further halving
+            times = TRIALS if len(part) == 1 else 1  # a crash by chance costs only one more split
             verdict = Verdict.DIED if is_over else await self._try([frames.encode_frame(part)], times)
             if verdict is Verdict.UNKNOWN:
                 return None
@@ -59,11 +59,11 @@ class Trials:
             elif len(part) > 1 and not is_over:
                 parts += halves(part)
             else:
-                letters.append(Letter("killer", frames.encode_frame(part), error))
+                letters.append(Letter("poison", frames.encode_frame(part), error))
         return None
 
     async def _try(self, bodies: Sequence[bytes], times: int) -> Verdict:
-        """What subprocesses make of these bodies: DIED only if so many in a row die of them."""
+        """Return the verdict of up to `times` trials, DIED only if all of them crash."""
         verdict = Verdict.SURVIVED
         if self._trial is not None:
             for _ in range(times):

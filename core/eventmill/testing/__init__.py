@@ -1,6 +1,6 @@
-"""Suites that check whether a backend keeps the contract, and events to test with. Needs pytest.
+"""Suites that check whether a backend keeps the contract, and events to test with. They need pytest.
 
-One subclass and one fixture are the whole test module of a plugin:
+A plugin's test module is one subclass and one fixture:
 
     class TestNatsQueue(QueueContract):
         backend = acme_nats.backend
@@ -9,7 +9,10 @@ One subclass and one fixture are the whole test module of a plugin:
         def settings(self):
             return acme_nats.Settings(url=URL, subject=f"test-{uuid4().hex}", lease_seconds=1)
 
-`simulate` runs delivery on a virtual clock over a queue and a store that misbehave, with layers of the plugin's own
+For a backend on a server, also define the fixtures `unreachable_settings` and `server` (a `Server`), see
+docs/plugins.md.
+
+`simulate` runs delivery on a virtual clock over a queue and a store that misbehave. It can put the plugin's own layers
 around them: `assert not simulate(seed, wrap_queue=Encrypted).violations`.
 """
 
@@ -17,9 +20,10 @@ import pytest
 
 pytest.register_assert_rewrite("eventmill.testing.queue_contract", "eventmill.testing.store_contract")
 
-from eventmill.testing.events import make_event, make_events  # noqa: E402 (after the rewriting was asked for)
+from eventmill.testing.contract import Server  # noqa: E402 (after assert rewriting is registered)
+from eventmill.testing.events import make_event, make_events  # noqa: E402
 from eventmill.testing.queue_contract import QueueContract  # noqa: E402
 from eventmill.testing.simulation import simulate  # noqa: E402
 from eventmill.testing.store_contract import StoreContract  # noqa: E402
 
-__all__ = ["QueueContract", "StoreContract", "make_event", "make_events", "simulate"]
+__all__ = ["QueueContract", "Server", "StoreContract", "make_event", "make_events", "simulate"]

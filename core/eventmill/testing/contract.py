@@ -1,27 +1,62 @@
-"""What both suites share: deviations must be loud, tests run on asyncio."""
+"""The common base of both suites: one time limit per test, errors that name the promise, and loud deviations."""
 
 import asyncio
+import functools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pytest
 
+LIMIT_SECONDS = 30.0
+_HOW_TO_DEVIATE = "mark it with pytest.mark.xfail(reason=…) or pytest.mark.skip(reason=…)"
+
+
+class Server(ABC):
+    """Control of the server behind a backend, for tests of outages. It has the address that the settings name."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Kill the server without warning, as `kill -9` does."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start it again with its data, at the same address, and return when it accepts connections."""
+
+    @abstractmethod
+    async def freeze(self) -> None:
+        """Let it accept connections, but answer nothing, as SIGSTOP does."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """End a freeze. Harmless if it is not frozen."""
+
 
 class Contract:
-    """The base of the suites. A subclass that overrides a test must give a reason, by xfail or skip."""
+    """The base of the suites. A subclass that overrides a test must give a reason, with xfail or skip."""
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.anyio]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, member in vars(cls).items():
-            inherited = any(hasattr(base, name) for base in cls.__bases__)
-            if name.startswith("test_") and inherited and not _has_reason(member):
-                raise TypeError(
-                    f"{cls.__name__}.{name} overrides a test of the contract: "
-                    "mark it with pytest.mark.xfail(reason=…) or pytest.mark.skip(reason=…)"
-                )
+        for name, member in list(vars(cls).items()):
+            if not name.startswith("test_"):
+                continue
+            if not any(hasattr(base, name) for base in cls.__bases__):
+                if cls.__module__.startswith("eventmill.testing."):
+                    setattr(cls, name, _guarded(member))
+            elif not _has_reason(member):
+                raise TypeError(f"{cls.__name__}.{name} overrides a test of the contract: {_HOW_TO_DEVIATE}")
+
+    @pytest.fixture(autouse=True)
+    def check_set_up(self, request: pytest.FixtureRequest) -> None:
+        """Explain the usual mistakes in setting up a suite."""
+        config = request.config
+        if config.pluginmanager.hasplugin("asyncio") and config.getini("asyncio_mode") == "auto":
+            pytest.fail("pytest-asyncio is in auto mode and takes over the suite's tests: set asyncio_mode = strict")
+        if not hasattr(type(self), "backend"):
+            pytest.fail(f"{type(self).__name__} must name the backend that it tests: `backend = my_plugin.backend`")
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -29,13 +64,45 @@ class Contract:
 
     @pytest.fixture
     def settings(self) -> Any:
-        """Override it: settings with a fresh name per test, so that tests share nothing."""
-        pytest.fail("a subclass must define the fixture `settings`")
+        """Override this fixture: return settings with a new name per test, so that tests share nothing."""
+        pytest.fail(f"{type(self).__name__} must define the fixture `settings`")
 
     @pytest.fixture
     def unreachable_settings(self) -> Any:
-        """Override it for a backend that reaches over the network: settings of a server that is not there."""
+        """Override this fixture if the backend uses a network: return settings of a server that does not exist."""
         return None
+
+    @pytest.fixture
+    def server(self) -> Server | None:
+        """Override this fixture to test outages: return control of the server that `settings` names."""
+        return None
+
+
+def require(server: Server | None, settings: Any) -> Server | None:
+    """Return the server, or None for a backend without one. Skip the test if its author has not defined the fixture."""
+    if server is None and settings.reach == "network":
+        pytest.skip("define the fixture `server` to test outages of the server")
+    return server
+
+
+def _guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Give a test its time limit, and add the promise and the likely cause to its errors."""
+    promise = " ".join((test.__doc__ or test.__name__.removeprefix("test_").replace("_", " ")).split())
+
+    @functools.wraps(test)
+    async def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS) as limit:
+                await test(*args, **kwargs)
+        except pytest.skip.Exception:
+            raise
+        except BaseException as error:
+            if limit.expired():
+                raise AssertionError(f"not finished within {LIMIT_SECONDS:.0f} s. Promise: {promise}") from None
+            error.add_note(f"Promise: {promise}")
+            raise
+
+    return guarded
 
 
 def _has_reason(test: object) -> bool:
@@ -44,8 +111,8 @@ def _has_reason(test: object) -> bool:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:
-    """Wait until the condition holds; fail when it does not in time."""
+    """Wait until the condition holds; fail if it does not in time."""
     until = time.monotonic() + seconds
     while not await condition():
-        assert time.monotonic() < until, f"did not come true within {seconds} s"
+        assert time.monotonic() < until, f"did not become true within {seconds} s"
         await asyncio.sleep(0.02)

@@ -3,13 +3,13 @@
 import random
 from typing import Any
 
-from eventmill import Event, create_event
+from eventmill import EVENT_FIELDS, Event, EventField, create_event
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00:00 UTC
 
 
 def make_event(**fields: Any) -> Event:
-    """A valid event; name whatever field matters. Times are `timestamp_ms` and `received_at_ms`."""
+    """Return a valid event with these fields. Times are `timestamp_ms` and `received_at_ms`."""
     timestamp_ms = fields.pop("timestamp_ms", NOON_MS)
     defaults: dict[str, Any] = {
         "project": "default",
@@ -22,7 +22,10 @@ def make_event(**fields: Any) -> Event:
 
 
 def make_events(count: int, *, seed: int = 0, start_ms: int = NOON_MS, span_ms: int = 3 * 86_400_000) -> list[Event]:
-    """Different random events over a span of time: a few names, channels and users, the same for the same seed."""
+    """Return distinct random events within a span of time, with few names, channels and users.
+
+    The same seed gives the same events.
+    """
     rng = random.Random(seed)
     return [
         make_event(
@@ -33,6 +36,18 @@ def make_events(count: int, *, seed: int = 0, start_ms: int = NOON_MS, span_ms: 
             event_id=f"{seed}-{number}",
             tags=("a", "b")[: rng.randrange(3)],
             metadata=b'{"number":%d}' % number,
+            **{field.name: _random_value(field, rng) for field in _OTHERS},
         )
         for number in range(count)
     ]
+
+
+# Fields that clients may send and that are not named above.
+_NAMED = ["event_name", "timestamp_ms", "event_id", "channel", "user_id", "campaign_id", "tags", "metadata"]
+_OTHERS = [field for field in EVENT_FIELDS if field.sent is not None and field.name not in _NAMED]
+
+
+def _random_value(field: EventField, rng: random.Random) -> Any:
+    """Return the default, or a value of the field's type."""
+    values: dict[type, Any] = {str: "ab", tuple: ("a", "b")}
+    return rng.choice([field.default, values.get(type(field.default), field.default)])

@@ -20,7 +20,7 @@ class JsonlStore(Store):
         self._erased: dict[tuple[str, str], int] = {}
         self._decode = msgspec.json.Decoder(Event | Tombstone).decode
 
-    async def migrate(self) -> None:
+    async def migrate(self, retention_days: int | None = None) -> None:
         self._append(b"")
 
     async def insert(self, batch: EventBatch) -> None:

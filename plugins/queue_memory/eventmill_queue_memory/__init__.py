@@ -1,4 +1,4 @@
-"""A queue in the memory of one process. What it holds is lost on exit."""
+"""A queue in the memory of one process. Its messages are lost on exit."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

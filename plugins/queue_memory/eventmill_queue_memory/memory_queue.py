@@ -1,4 +1,4 @@
-"""The queue: messages in order of arrival, leases by time."""
+"""The queue: messages in order of arrival, with leases."""
 
 import asyncio
 import heapq
@@ -18,12 +18,12 @@ class Message:
     body: bytes
     enqueued_at_ms: int
     attempts: int = 0
-    lease: int = 0  # the number of the lease that holds now, or 0
-    until: float = 0.0  # the moment at which the lease or the delay ends
+    lease: int = 0  # the number of the present lease, or 0
+    until: float = 0.0  # when the lease or the delay ends
 
 
 class MemoryQueue(Queue):
-    """Messages that are ready, in order, and the moments at which others may become ready, in a heap."""
+    """Ready messages in order, and a heap of the times at which others become ready."""
 
     def __init__(self, lease_seconds: float, max_bytes: int, *, is_dead: bool = False) -> None:
         self._lease_seconds = lease_seconds
@@ -31,7 +31,7 @@ class MemoryQueue(Queue):
         self._bytes = 0
         self._messages: dict[int, Message] = {}
         self._ready: OrderedDict[int, None] = OrderedDict()
-        self._later: list[tuple[float, int]] = []  # (moment, message)
+        self._later: list[tuple[float, int]] = []  # (time, message)
         self._numbers = itertools.count(1)
         self._arrival = asyncio.Event()
         self._dead = self if is_dead else MemoryQueue(lease_seconds, max_bytes, is_dead=True)
@@ -110,10 +110,10 @@ class MemoryQueue(Queue):
     async def check(self) -> list[str]:
         if self._bytes + MIN_BODY_BYTES > self._max_bytes:
             raise QueueUnavailable(f"the memory queue is full ({self._max_bytes} bytes)")
-        return ["the memory queue is lost on exit"]
+        return ["messages in the memory queue are lost on exit"]
 
     def _held(self, delivery: Delivery) -> Message | None:
-        """The message, if this delivery still holds it."""
+        """Return the message if this delivery still holds its lease."""
         number, lease = delivery.lease
         message = self._messages.get(number)
         return message if message is not None and message.lease == lease else None
@@ -130,7 +130,7 @@ class MemoryQueue(Queue):
         heapq.heappush(self._later, (self._messages[number].until, number))
 
     def _wake(self) -> None:
-        """Make ready whatever was delayed until now, and whatever lost its lease."""
+        """Make messages ready whose delay or lease has ended."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             _, number = heapq.heappop(self._later)

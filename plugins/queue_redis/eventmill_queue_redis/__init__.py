@@ -1,4 +1,4 @@
-"""A queue on Redis Streams, from Redis 6.2 on."""
+"""A queue on Redis Streams, for Redis 6.2 or newer."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ async def open_redis_queue(settings: RedisQueueSettings) -> AsyncIterator[Queue]
     from eventmill_queue_redis.redis_queue import RedisQueue
 
     connection = Connection(settings.url.get_secret_value())
-    # The braces keep all keys of a queue in one slot.
+    # The braces put all keys of a queue into one hash slot.
     dead = RedisQueue(connection, f"{{{settings.name}}}:dead", settings)
     queue = RedisQueue(connection, f"{{{settings.name}}}", settings, dead)
     try:

@@ -1,4 +1,4 @@
-"""The way to the server: two pools, no retries, and no command that is cancelled under way."""
+"""The connection to the server: two pools, no retries, and no command that is cancelled while it runs."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -24,9 +24,9 @@ T = TypeVar("T")
 _OLDEST_VERSION = (6, 2)
 CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 4.0
-_COMMIT_BYTES = 2 * 1024 * 1024  # what the API publishes at once; the check asks for room for one
+_COMMIT_BYTES = 2 * 1024 * 1024  # the size of a commit of the API; the check requires memory for one
 _NEARLY_FULL = 0.8
-BLOCK_SECONDS = 2.0  # of one blocking read, at most; its socket waits longer than that
+BLOCK_SECONDS = 2.0  # the longest blocking read; its socket timeout is longer
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
 _WRONG = (
     "WRONGTYPE",
@@ -40,7 +40,7 @@ _WRONG = (
 
 
 class Connection:
-    """Clients for one server. They connect when they are used, and again after every failure."""
+    """Clients of one server. They connect on demand, and again after every failure."""
 
     def __init__(self, url: str) -> None:
         self.commands = _client(url, ANSWER_SECONDS)
@@ -57,7 +57,7 @@ class Connection:
         task.add_done_callback(self._forget)
         done, _ = await asyncio.wait([task], timeout=max(0.0, seconds))
         if not done:
-            raise QueueUnavailable("Redis does not answer in time")
+            raise QueueUnavailable("Redis did not respond in time")
         with explained():
             return task.result()
 
@@ -75,7 +75,7 @@ class Connection:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise QueueUnavailable, or QueueMisconfigured, for what the driver raises; NOGROUP is the caller's affair."""
+    """Translate errors of the driver to QueueUnavailable or QueueMisconfigured, except NOGROUP."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -85,15 +85,15 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: Exception) -> QueueUnavailable:
-    """The exception for an error of the driver."""
-    words = f"Redis: {error}"
-    if isinstance(error, _DENIED) or (isinstance(error, ResponseError) and any(word in words for word in _WRONG)):
-        return QueueMisconfigured(words)
-    return QueueUnavailable(words)
+    """Return the exception for an error of the driver."""
+    text = f"Redis: {error}"
+    if isinstance(error, _DENIED) or (isinstance(error, ResponseError) and any(word in text for word in _WRONG)):
+        return QueueMisconfigured(text)
+    return QueueUnavailable(text)
 
 
 def is_groupless(error: Exception) -> bool:
-    """Whether the stream or its group is gone: somebody flushed the server, or it is new."""
+    """Return whether the stream or its group does not exist, on a new server or after a flush."""
     return isinstance(error, ResponseError) and "NOGROUP" in str(error)
 
 
@@ -109,23 +109,23 @@ def _client(url: str, answer_seconds: float) -> Redis:
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
         )
-        pool.make_connection()  # connects nowhere, but looks at the options
+        pool.make_connection()  # validates the options without connecting
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigurationError(f"EVENTMILL_QUEUE_REDIS_URL: {error}") from error
     return Redis.from_pool(pool)
 
 
 def warnings_of(info: dict[str, Any]) -> list[str]:
-    """What the server says about itself that endangers messages.
+    """Return warnings about the server's settings that endanger messages.
 
     Raises QueueMisconfigured when it is too old, and QueueUnavailable when it is out of memory.
     """
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < _OLDEST_VERSION:
-        raise QueueMisconfigured(f"Redis {info['redis_version']} is too old: it must be 6.2 or newer")
+        raise QueueMisconfigured(f"Redis {info['redis_version']} is too old: 6.2 or newer is required")
     limit, policy = info.get("maxmemory", 0), str(info.get("maxmemory_policy", ""))
     used = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
-    may_evict = policy.startswith("allkeys")  # its memory is always full
+    may_evict = policy.startswith("allkeys")  # such a server always uses all of its memory
     if limit and not may_evict and used > limit - _COMMIT_BYTES:
         raise QueueUnavailable("Redis is out of memory (maxmemory)")
     warnings = []

@@ -1,4 +1,4 @@
-"""The queue: one stream, one group; a lease is an entry of the group's list of pending ones."""
+"""The queue: one stream and one group. A lease is a pending entry of the group."""
 
 import os
 import socket
@@ -27,13 +27,13 @@ T = TypeVar("T")
 GROUP = "eventmill"
 CHECK_SECONDS = 1.8
 _MAX_BODY_BYTES = 1024 * 1024
-_CLAIM_SECONDS = 1.0  # how often to look for leases that have ended, at the least
-_REAP_SECONDS = 3600.0  # consumers that were quiet for so long and hold nothing are removed
+_CLAIM_SECONDS = 1.0  # the longest time between two checks for expired leases
+_REAP_SECONDS = 3600.0  # consumers that were idle for this long and hold nothing are removed
 _LEAVE_SECONDS = 1.0
 
 
 class RedisQueue(Queue):
-    """One stream. This handle is a consumer with a name of its own; a lease is (id, attempt)."""
+    """One stream. This handle is a consumer with a unique name; a lease is (id, attempt)."""
 
     def __init__(
         self, connection: Connection, key: str, settings: RedisQueueSettings, dead: "RedisQueue | None" = None
@@ -41,10 +41,10 @@ class RedisQueue(Queue):
         self._connection = connection
         self._redis = connection.commands
         self._key = key
-        self._delays = f"{key}:delays"  # what is left of long ones when the lease ends
+        self._delays = f"{key}:delays"  # the rest of delays that are longer than a lease
         self._lease_seconds = settings.lease_seconds
         self._max_messages = settings.max_messages
-        self._length = 0  # of the stream, when it was last seen
+        self._length = 0  # of the stream, when it was last read
         self._dead = dead
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._has_received = False
@@ -87,7 +87,7 @@ class RedisQueue(Queue):
         until = time.monotonic() + wait_seconds
         self._has_received = True
         while True:
-            # Messages that come again and fresh ones take turns, so that neither hold up the others.
+            # Expired leases and new messages alternate, so that neither starve the others.
             self._is_claiming = time.monotonic() >= self._claim_at and not self._is_claiming
             if self._is_claiming and (claimed := await self._take_over(max_messages)):
                 return claimed
@@ -103,7 +103,7 @@ class RedisQueue(Queue):
             await self._in_group(lambda: self._ack([self._key, self._delays], arguments), None)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
-        # An idle time of a lease ends it now. A delay of more than a lease takes a note of what is left then.
+        # Setting the idle time to a lease ends it now. The rest of a delay longer than a lease is stored.
         left_seconds = self._lease_seconds - delay_seconds
         await self._change(deliveries, "released", max(0.0, left_seconds), max(0.0, -left_seconds))
         self._claim_at = 0.0
@@ -129,7 +129,7 @@ class RedisQueue(Queue):
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xlen(self._key)
         pipeline.xlen(f"{self._key}:dead")
-        pipeline.xadd(self._key, {b"b": b""}, id="0-0")  # never a valid id: Redis looks at the rights first
+        pipeline.xadd(self._key, {b"b": b""}, id="0-0")  # an invalid id: Redis checks the permissions first
         pipeline.info()
         *answers, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
         for answer in answers:
@@ -140,7 +140,7 @@ class RedisQueue(Queue):
             raise QueueUnavailable(f"the queue is full ({self._max_messages} messages)")
         warnings = []
         if 2 * letters >= self._max_messages:
-            warnings.append(f"{letters} dead letters take memory: replay or purge them (eventmill dead)")
+            warnings.append(f"{letters} dead letters use memory: replay or purge them (eventmill dead)")
         if isinstance(info, NoPermissionError):
             return [*warnings, "this user may not ask Redis for INFO: memory and persistence are not checked"]
         if isinstance(info, Exception):
@@ -153,16 +153,16 @@ class RedisQueue(Queue):
             await self._dead.migrate()
 
     async def leave(self) -> None:
-        """Remove this consumer's name from the group, unless it holds messages."""
+        """Remove this consumer from the group, unless it holds messages."""
         if self._has_received:
             try:
                 reaping = self._reap([self._key], [GROUP, int(_REAP_SECONDS * 1000), self._consumer])
                 await self._connection.run(reaping, _LEAVE_SECONDS)
             except (QueueUnavailable, ResponseError):
-                return  # others remove it later
+                return  # another consumer removes it later
 
     async def _publish(self, bodies: dict[int, bytes], deadline: float) -> dict[int, Unknown]:
-        """Publish within the limits; return what failed of it."""
+        """Publish within the limits; return the bodies that failed."""
         if self._is_full():
             self._length = await self._connection.run(self._redis.xlen(self._key), deadline - time.monotonic())
             if self._is_full():
@@ -180,11 +180,11 @@ class RedisQueue(Queue):
         return {i: Unknown(str(error)) for i, error in errors.items()}
 
     def _is_full(self) -> bool:
-        # A dead letter takes the place of a message: refusing it would only keep the message.
+        # A dead letter replaces a message: refusing it would only keep the message.
         return self._dead is not None and self._length >= self._max_messages
 
     async def _take_over(self, max_messages: int) -> list[Delivery]:
-        """Messages whose lease has ended, whoever held it."""
+        """Receive messages whose lease has expired."""
         await self._keep_house()
         lease_ms = int(self._lease_seconds * 1000)
         arguments: list[Any] = [GROUP, self._consumer, lease_ms, max_messages, self._cursor]
@@ -195,12 +195,12 @@ class RedisQueue(Queue):
         return [entries.delivery(entry, attempts, fields) for entry, attempts, fields in taken]
 
     async def _read(self, max_messages: int, block_seconds: float) -> list[Delivery]:
-        """Messages that nobody had yet."""
+        """Receive messages that were never delivered."""
         block_ms = int(block_seconds * 1000)
         reads = self._connection.reads
 
         def read() -> Awaitable[Any]:
-            block = block_ms if block_ms > 0 else None  # to Redis, 0 means for ever
+            block = block_ms if block_ms > 0 else None  # 0 means forever in Redis
             return reads.xreadgroup(GROUP, self._consumer, {self._key: ">"}, max_messages, block)
 
         streams: list[Any] = await self._in_group(read, [], BLOCK_SECONDS + 6)
@@ -209,7 +209,7 @@ class RedisQueue(Queue):
     async def _change(
         self, deliveries: Sequence[Delivery], owner: str, idle_seconds: float, delay_seconds: float
     ) -> set[bytes]:
-        """Change leases that are still this consumer's; return the ids of the others."""
+        """Change leases that this consumer still holds; return the ids of the others."""
         everything = {delivery.lease[0] for delivery in deliveries}
         if not everything:
             return everything
@@ -218,7 +218,7 @@ class RedisQueue(Queue):
         return set(await self._in_group(lambda: self._hold([self._key, self._delays], arguments), everything))
 
     async def _in_group(self, command: Callable[[], Awaitable[Any]], without: T, seconds: float = 6.0) -> Any | T:
-        """Run a command of the group; where the group is gone, create it and answer `without`."""
+        """Run a command of the group. If the group does not exist, create it and return `without`."""
         try:
             return await self._connection.run(command(), seconds)
         except ResponseError:

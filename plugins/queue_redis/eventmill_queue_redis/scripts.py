@@ -1,25 +1,25 @@
-"""What must happen in one step on the server.
+"""Scripts: operations that must be atomic on the server.
 
 Without memory, Redis refuses commands that may use some, and whole transactions in which one is queued; but not in a
 script that has written something before. `XDEL` of an id that cannot exist is such a write.
 """
 
-# KEYS: stream. ARGV: group. Creates stream and group, also without memory: else nothing could be read to free some.
+# KEYS: stream. ARGV: group. Creates stream and group, even at maxmemory: reading is what frees memory.
 CREATE = """
 redis.call('XDEL', KEYS[1], '0-1')
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 if created.err and not string.find(created.err, 'BUSYGROUP') then return created end
 """
 
-# KEYS: stream. ARGV: bodies. Adds them also without memory: a dead letter takes the place of a message that is acked.
+# KEYS: stream. ARGV: bodies. Adds them, even at maxmemory: a dead letter replaces a message that is acked next.
 ADD = """
 redis.call('XDEL', KEYS[1], '0-1')
 for i = 1, #ARGV do redis.call('XADD', KEYS[1], '*', 'b', ARGV[i]) end
 """
 
 # KEYS: stream, delays. ARGV: group, consumer, lease in ms, how many, cursor.
-# Takes over what has not been extended for a lease. Returns the next cursor, and (id, attempts, fields) of each;
-# what was released with a long delay goes back for the time that is left.
+# Takes over entries that were not extended for a lease. Returns the next cursor, and (id, attempts, fields) of each.
+# An entry that was released with a long delay stays hidden for the rest of it.
 CLAIM = """
 local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[5], 'COUNT', ARGV[4])
 local lease = tonumber(ARGV[3])
@@ -55,7 +55,7 @@ return {found[1], taken}
 """
 
 # KEYS: stream, delays. ARGV: group, consumer, new owner, idle in ms, further delay in ms or 0; id and attempts of each.
-# Changes the lease of what this consumer still holds from that very attempt; returns the ids of all else.
+# Changes the lease of entries that this consumer still holds from that attempt; returns the ids of the others.
 HOLD = """
 local lost = {}
 for i = 6, #ARGV, 2 do
@@ -70,15 +70,15 @@ end
 return lost
 """
 
-# KEYS: stream, delays. ARGV: group, consumer; id and attempts of each. Removes what this consumer still holds from
-# that very attempt: ids may come again after a flush. Acked and deleted in one step, else an entry would stay for ever.
+# KEYS: stream, delays. ARGV: group, consumer; id and attempts of each. Removes entries that this consumer still holds
+# from that attempt, since ids may repeat after a flush. Ack and delete are one step, so that no entry stays forever.
 ACK = """
 local held = {}
 for i = 3, #ARGV, 2 do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
   if pending and pending[2] == ARGV[2] and pending[4] == tonumber(ARGV[i + 1]) then held[#held + 1] = ARGV[i] end
 end
-for i = 1, #held, 1000 do -- as many as unpack takes without doubt
+for i = 1, #held, 1000 do -- within the limit of unpack
   local last = math.min(i + 999, #held)
   redis.call('XACK', KEYS[1], ARGV[1], unpack(held, i, last))
   redis.call('XDEL', KEYS[1], unpack(held, i, last))
@@ -86,8 +86,8 @@ for i = 1, #held, 1000 do -- as many as unpack takes without doubt
 end
 """
 
-# KEYS: stream. ARGV: group. Lets leases begin now that begin in the future, since the server's clock was set back;
-# they show no idle time. To those that really began now it makes no difference.
+# KEYS: stream. ARGV: group. Restarts leases that begin in the future because the server's clock was set back: they
+# show no idle time. For leases that began just now it makes no difference.
 BEGIN = """
 local from = '-'
 while from do
@@ -101,8 +101,8 @@ while from do
 end
 """
 
-# KEYS: stream. ARGV: group, idle in ms, a consumer that may go at once. Removes consumers that hold nothing:
-# with one that does, its messages would be gone.
+# KEYS: stream. ARGV: group, idle in ms, a consumer to remove at once. Removes consumers that hold nothing: removing
+# one that holds messages would lose them.
 REAP = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do

@@ -1,4 +1,4 @@
-"""A queue in one SQLite file: durable, for every process of one machine, without a server."""
+"""A durable queue in one SQLite file, shared by the processes of one machine, without a server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

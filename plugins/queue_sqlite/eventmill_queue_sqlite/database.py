@@ -1,4 +1,4 @@
-"""The file: opened with care, and worked on by one thread."""
+"""The SQLite file, with checks when it is opened, and one thread that uses it."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ from eventmill_queue_sqlite.schema import prepare
 T = TypeVar("T")
 
 ANSWER_SECONDS = 10.0
-BUSY_SECONDS = 1.5  # another process may hold the file for so long; a check must answer within two
-_MAX_CHECKED_BYTES = 64 * 1024 * 1024  # looking through a larger file would hold up the start
+BUSY_SECONDS = 1.5  # the longest wait for another process; a check must end within 2 s
+_MAX_CHECKED_BYTES = 64 * 1024 * 1024  # checking a larger file would delay the start
 _MOUNTS = Path("/proc/self/mounts")
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3", "fuse.rclone")
 
@@ -44,28 +44,28 @@ class Database:
         return await self._run(lambda: self._transact(work, is_durable=True), seconds)
 
     async def quick(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
-        """Run one transaction that a power cut may take back. Raises QueueUnavailable."""
+        """Run one transaction that a power cut may undo. Raise QueueUnavailable."""
         return await self._run(lambda: self._transact(work, is_durable=False), seconds)
 
     def version(self) -> int:
-        """A number that changes whenever anybody has written; a look costs a few microseconds."""
+        """Return a number that changes with every write of any process; this takes a few microseconds."""
         try:
             return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error:
             return -1
 
     async def close(self) -> None:
-        # What nobody waits for any more is not begun.
+        # Do not start work that no one waits for any more.
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         self._close()
 
     async def _run(self, work: Callable[[], T], seconds: float) -> T:
-        # What is under way goes on when time is up: whoever waited then knows nothing of the outcome.
+        # Running work continues after the timeout, so its outcome is unknown.
         future = asyncio.wrap_future(self._thread.submit(work))
         done, _ = await asyncio.wait([future], timeout=max(0.0, seconds))
         if not done:
-            future.cancel()  # of what has not begun
-            raise QueueUnavailable("the queue's file is too slow: no answer in time")
+            future.cancel()  # only work that has not started
+            raise QueueUnavailable("the queue's file did not respond in time")
         return future.result()
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool) -> T:
@@ -86,18 +86,18 @@ class Database:
             raise QueueUnavailable(f"cannot use the queue's file: {error}") from error
 
     def _checkpoint(self) -> None:
-        """Copy the log into the file. Raises sqlite3.Error if the file cannot grow."""
+        """Copy the log into the file. Raise sqlite3.Error if the file cannot grow."""
         self._durable.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _is_replaced(self) -> bool:
-        """Whether the file was removed or exchanged: what is written into a removed file is lost."""
+        """Return whether the file was removed or replaced, since writes to a removed file are lost."""
         try:
             return _identity(self._path) != self._file
         except FileNotFoundError:
             return True
 
     def _open(self) -> None:
-        """Raises ConfigurationError in words for a file that is damaged, foreign, or not on this machine."""
+        """Open the file. Raise ConfigurationError if it is damaged, foreign, or on another machine."""
         _refuse_remote(self._path)
         with ExitStack() as failing:
             try:
@@ -108,7 +108,7 @@ class Database:
                 )
                 _refuse_damaged(self._durable, self._path)
                 prepare(self._durable, str(self._path))
-                with suppress(sqlite3.OperationalError):  # another process writes, and has the log
+                with suppress(sqlite3.OperationalError):  # another process is writing, and has created the log
                     _commit(self._durable, lambda file: self.disk.allocate_log())
                 self._file = _identity(self._path)
             except (sqlite3.Error, OSError) as error:
@@ -119,9 +119,7 @@ class Database:
         connection = sqlite3.connect(self._path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-        connection.execute(
-            "PRAGMA secure_delete = OFF"
-        )  # ON, as some builds have it, writes each body again to delete it
+        connection.execute("PRAGMA secure_delete = OFF")  # ON, the default of some builds, overwrites deleted bodies
         return connection
 
     def _close(self) -> None:
@@ -152,13 +150,13 @@ def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
     if path.stat().st_size <= _MAX_CHECKED_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise ConfigurationError(f"{path} is damaged ({found}): restore it, or move it away to start anew")
+            raise ConfigurationError(f"{path} is damaged ({found}): restore it, or move it away to start empty")
 
 
 def _refuse_remote(path: Path) -> None:
-    """Raise ConfigurationError when the file is on another machine, where SQLite's locks cannot be trusted."""
+    """Raise ConfigurationError if the file is on another machine, where SQLite's locks are not reliable."""
     if not _MOUNTS.exists():
-        return  # only Linux tells
+        return  # known on Linux only
     resolved = path.resolve()
     mounts = [line.split()[1:3] for line in _MOUNTS.read_text().splitlines()]
     folders = [(Path(place.encode().decode("unicode_escape")), kind) for place, kind in mounts]
@@ -168,4 +166,4 @@ def _refuse_remote(path: Path) -> None:
         default=(Path("/"), ""),
     )
     if kind.startswith(_REMOTE):
-        raise ConfigurationError(f"{path} is on another machine ({kind}): the queue needs a disk of this one")
+        raise ConfigurationError(f"{path} is on another machine ({kind}): the queue needs a local disk")

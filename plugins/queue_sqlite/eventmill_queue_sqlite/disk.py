@@ -1,4 +1,4 @@
-"""Room on the disk: publishing leaves enough of it for leases, acks and checkpoints.
+"""Disk space: publishing leaves enough of it for leases, acks and checkpoints.
 
 A lease and an ack are written to SQLite's log first. A checkpoint then copies the log into the file, and the log is
 written from its start again, unless the file must grow and cannot. Three things keep this going on a full disk:
@@ -16,15 +16,15 @@ from eventmill import QueueUnavailable
 
 LOG_BYTES = 16 * 1024 * 1024  # four times what SQLite lets the log grow to before a checkpoint
 _INDEX_BYTES = 64 * 1024  # of a log of up to 32 MiB
-RESERVE_BYTES = 16 * 1024 * 1024  # kept free by publishers; dead letters may use it, since an ack follows each
+RESERVE_BYTES = 16 * 1024 * 1024  # kept free by publishers; dead letters may use it, since an ack follows
 DEAD_RESERVE_BYTES = 1024 * 1024
-COMMIT_BYTES = 2 * 1024 * 1024  # what the API publishes at once; the check asks for room for one
+COMMIT_BYTES = 2 * 1024 * 1024  # the size of a commit of the API; the check requires space for one
 LOW_BYTES = 128 * 1024 * 1024
 _NEARLY_FULL_BYTES = 1024**3
 
 
 class Disk:
-    """The disk that holds the file."""
+    """The disk with the file."""
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
@@ -38,25 +38,25 @@ class Disk:
         return self.free_bytes() < LOW_BYTES
 
     def reserve(self, file: sqlite3.Connection, body_bytes: int, reserve_bytes: int) -> None:
-        """Raise QueueUnavailable unless so much can be published and enough is left. Call it in a write transaction."""
+        """Raise QueueUnavailable if publishing would use the reserve. Call it in a write transaction."""
         free_bytes = self.free_bytes()
-        if free_bytes >= reserve_bytes + 2 * body_bytes:  # in the log and in the file
+        if free_bytes >= reserve_bytes + 2 * body_bytes:  # a body is written to the log and to the file
             self.allocate_log()
             return
         pages, page_bytes = (file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size"))
-        if pages * page_bytes < DEAD_RESERVE_BYTES + 2 * body_bytes:  # the file would grow
-            raise QueueUnavailable("the disk is full: messages that wait can be consumed, new ones find no room")
+        if pages * page_bytes < DEAD_RESERVE_BYTES + 2 * body_bytes:  # the file has to grow
+            raise QueueUnavailable("the disk is full: waiting messages can be consumed, but no new ones accepted")
 
     def warnings(self) -> list[str]:
         return ["less than 1 GiB is left on the disk"] if self.free_bytes() < _NEARLY_FULL_BYTES else []
 
     def allocate_log(self) -> None:
-        """Take the space of the log and of its index, if there is enough. Call it in a write transaction."""
-        # A file system that cannot allocate, or a quota: the reserve still helps.
+        """Allocate the space of the log and of its index, if there is enough. Call it in a write transaction."""
+        # Some file systems cannot allocate, or have a quota: then only the reserve protects.
         with contextlib.suppress(OSError):
             if hasattr(os, "posix_fallocate") and self._log.stat().st_size < LOG_BYTES <= self.free_bytes() // 2:
                 _allocate(self._log, LOG_BYTES)
-                # SQLite maps the index into memory: a write to a part without space would end the process (SIGBUS).
+                # SQLite maps the index into memory: writing to a page without disk space kills the process (SIGBUS).
                 _allocate(self._index, _INDEX_BYTES)
 
 

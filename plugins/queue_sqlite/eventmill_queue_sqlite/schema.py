@@ -1,15 +1,15 @@
-"""The tables: large rows that never change, and small rows that say whose turn it is."""
+"""The tables: large rows with bodies that never change, and small rows with leases."""
 
 import sqlite3
 import time
 
 from eventmill import ConfigurationError
 
-APPLICATION_ID = 0x656D7132  # "emq2": tells this file from any other program's
+APPLICATION_ID = 0x656D7132  # "emq2" identifies the file
 _FIRST_APPLICATION_ID = 0x656D7131  # "emq1": bodies and leases in one table
 
 _TABLES = ("messages", "dead_letters")
-# A lease or an ack writes a few small pages, whatever the size of the bodies.
+# A lease or an ack writes a few small pages, regardless of the size of the bodies.
 _CREATE = (
     """
 CREATE TABLE IF NOT EXISTS {name}_bodies (
@@ -29,7 +29,7 @@ CREATE TABLE {name}_line (
     "CREATE TRIGGER {name}_done AFTER DELETE ON {name}_line BEGIN DELETE FROM {name}_bodies WHERE id = old.id; END",
 )
 _UPGRADE = (
-    # The first version created its tables one by one: what an interruption left out is created first.
+    # The first version created its tables one by one: create those that an interruption left out.
     """
 CREATE TABLE IF NOT EXISTS {name} (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,13 +50,13 @@ _END_EARLIER = "UPDATE {name}_line SET visible_at = 0, lease = 0 WHERE visible_a
 
 
 def prepare(file: sqlite3.Connection, name: str) -> None:
-    """Create the tables in a new file, or upgrade them. Raises ConfigurationError for a file of another program."""
+    """Create the tables in a new file, or upgrade them. Raise ConfigurationError for a file of another program."""
     owner = _owner(file)
     tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if owner not in (APPLICATION_ID, _FIRST_APPLICATION_ID) and (owner or tables):
-        raise ConfigurationError(f"{name} belongs to another program: name another file")
+        raise ConfigurationError(f"{name} belongs to another program: choose another file")
     is_wal = file.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    if owner != APPLICATION_ID or not is_wal:  # else without writing: another process may hold the file
+    if owner != APPLICATION_ID or not is_wal:  # otherwise write nothing, since another process may hold the file
         _create(file)
     _end_earlier_leases(file)
 
@@ -73,7 +73,7 @@ def _create(file: sqlite3.Connection) -> None:
             file.execute("BEGIN IMMEDIATE")
             break
         except sqlite3.OperationalError as error:
-            # Two processes that create the file at once: SQLite does not wait for a change of the journal's mode.
+            # If two processes create the file, SQLite does not wait for the other to change the journal mode.
             if "locked" not in str(error) or time.monotonic() > until:
                 raise
             time.sleep(0.05)
@@ -86,7 +86,7 @@ def _create(file: sqlite3.Connection) -> None:
 
 
 def _end_earlier_leases(file: sqlite3.Connection) -> None:
-    """Make visible what was leased or delayed before the machine was restarted: its clock was ahead of today's."""
+    """End leases and delays from before a restart of the machine, whose clock started again."""
     now = time.monotonic()
     for table in _TABLES:
         if file.execute(_EARLIER.format(name=table), (now, now)).fetchone():

@@ -8,13 +8,13 @@ from eventmill import PluginSettings, Reach, SettingsConfigDict
 
 
 class SqliteQueueSettings(PluginSettings):
-    """Every field is the variable EVENTMILL_QUEUE_SQLITE_<NAME>."""
+    """Each setting is the variable EVENTMILL_QUEUE_SQLITE_<NAME>."""
 
     model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_SQLITE_")
 
-    path: Path = Field(description="the file, on a disk of this machine; it is created where it is missing")
+    path: Path = Field(description="the file, on a local disk; created if it does not exist")
     lease_seconds: float = Field(
-        default=30, gt=0, le=86_400, description="how long a received message is the receiver's alone"
+        default=30, gt=0, le=86_400, description="seconds that a received message belongs to its receiver"
     )
 
     @property

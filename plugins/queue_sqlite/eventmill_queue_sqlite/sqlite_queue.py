@@ -1,4 +1,4 @@
-"""The queue: rows that are hidden until a moment, and deleted when they are done."""
+"""The queue: rows that are hidden until a time, and deleted by acks."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from eventmill_queue_sqlite.database import Database
 from eventmill_queue_sqlite.disk import COMMIT_BYTES, DEAD_RESERVE_BYTES, RESERVE_BYTES
 
 _MAX_BODY_BYTES = 1024 * 1024
-_LOOK_SECONDS = (0.02, 0.25)  # a waiting reader looks whether another process has written: soon, later less often
-_LONGEST_SECONDS = 5.0  # a file that was replaced is found only by asking it
+_POLL_SECONDS = (0.02, 0.25)  # a waiting reader checks for writes of other processes, first often, then less often
+_MAX_IDLE_SECONDS = 5.0  # then query the file, since only that detects that it was replaced
 
 
 class SqliteQueue(Queue):
-    """One line of the file. A lease is (id, a random number): each receive makes a new one.
+    """One queue of the file. A lease is (id, random number), new for each delivery.
 
     Messages come in the order in which they became visible, so that neither fresh ones nor those that come again have
     to stand back. Moments are those of the clock that starts with the machine and that all its processes share.
@@ -31,9 +31,9 @@ class SqliteQueue(Queue):
         self._dead = dead
         self._reserve = RESERVE_BYTES if dead else DEAD_RESERVE_BYTES
         self._arrival = asyncio.Event()
-        self._pause = _LOOK_SECONDS[0]
-        self._empty_version = -1  # of the file when nothing was visible in it
-        self._next_at = self._ask_at = 0.0  # when something becomes visible; when to ask all the same
+        self._pause = _POLL_SECONDS[0]
+        self._empty_version = -1  # of the file when it had no visible message
+        self._next_at = self._ask_at = 0.0  # when a message becomes visible; when to query in any case
 
     @property
     def max_body_bytes(self) -> int:
@@ -64,16 +64,16 @@ class SqliteQueue(Queue):
             if version != self._empty_version or time.monotonic() >= self._next_at or time.monotonic() >= self._ask_at:
                 deliveries, next_at = await self._database.quick(lambda file: self._take(file, max_messages))
                 if deliveries:
-                    self._pause = _LOOK_SECONDS[0]
+                    self._pause = _POLL_SECONDS[0]
                     return deliveries
                 self._empty_version, self._next_at = version, next_at
-                self._ask_at = time.monotonic() + _LONGEST_SECONDS
+                self._ask_at = time.monotonic() + _MAX_IDLE_SECONDS
             if time.monotonic() >= until:
                 return []
             await self._wait(min(self._pause, until - time.monotonic(), self._next_at - time.monotonic()))
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        # With the lease: another file, or a backup of this one, may have the same id.
+        # Compare the lease, too: another file, or a backup of this one, may have the same id.
         await self._change(f"DELETE FROM {self._table} WHERE id = ? AND lease = ?", (), deliveries)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
@@ -99,10 +99,10 @@ SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table}
         return self._database.disk.warnings()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until something is published here, or so long: other processes cannot tell."""
+        """Wait for a publish of this process, at most this long: other processes cannot notify."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._arrival.wait(), max(0.0, seconds))
-        self._pause = min(_LOOK_SECONDS[1], self._pause * 1.5)
+        self._pause = min(_POLL_SECONDS[1], self._pause * 1.5)
 
     def _add(self, file: sqlite3.Connection, bodies: Sequence[bytes]) -> None:
         self._database.disk.reserve(file, sum(map(len, bodies)), self._reserve)
@@ -113,7 +113,7 @@ SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table}
             file.execute(f"INSERT INTO {self._table} (id, since, visible_at) VALUES (?, ?, ?)", (number, now, now))
 
     def _take(self, file: sqlite3.Connection, max_messages: int) -> tuple[list[Delivery], float]:
-        """Lease what is visible; tell also when the next message will be, at the earliest."""
+        """Lease visible messages; also return when the next message may become visible."""
         now = time.monotonic()
         sql = f"""
 SELECT line.id, line.attempts + 1, enqueued_at_ms, body FROM {self._table} AS line JOIN {self._bodies} USING (id)

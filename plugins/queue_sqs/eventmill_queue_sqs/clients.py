@@ -1,4 +1,4 @@
-"""The way to SQS: a client for sending and one for receiving, and what their errors mean."""
+"""The clients of SQS, one for sending and one for receiving, and the table of their errors."""
 
 import asyncio
 import os
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 1.5
 SEND_SECONDS = 5
-READ_SECONDS = 60  # of the driver: our own limits are shorter, and hold for a call as a whole
-RECEIVE_GRACE_SECONDS = 3  # beyond the wait for a message: what leaves waits for a receive that hangs
+READ_SECONDS = 60  # of the driver; the limits below are shorter and apply to a call as a whole
+RECEIVE_GRACE_SECONDS = 3  # after the wait for a message; a shutdown waits for a hanging receive
 _CONNECTIONS = 50
 _USER_AGENT = "eventmill"
 
-# The client was made with credentials that do not work (any more): a new one looks for them again.
+# The credentials of the client do not work, or no longer: a new client looks them up again.
 CREDENTIALS = {
     "AuthFailure",
     "ExpiredToken",
@@ -72,11 +72,11 @@ class Clients:
         self._is_closed = False
 
     async def send(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call SQS by the client for all that answers at once. Raises QueueUnavailable."""
+        """Call SQS with the client for calls that return at once. Raise QueueUnavailable."""
         return await self._call("send", SEND_SECONDS, call)
 
     async def receive(self, wait_seconds: int, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call SQS by the client whose calls may wait for so long. Raises QueueUnavailable."""
+        """Call SQS with the client for receives that may wait this long. Raise QueueUnavailable."""
         return await self._call("receive", wait_seconds + RECEIVE_GRACE_SECONDS, call)
 
     async def close(self) -> None:
@@ -100,12 +100,12 @@ class Clients:
         except QueueUnavailable:
             raise
         except TimeoutError:
-            raise QueueUnavailable("SQS does not answer in time") from None
+            raise QueueUnavailable("SQS did not respond in time") from None
         except Exception as error:
             raise explain(error) from error
 
     async def _client(self, name: str) -> "Opened":
-        """The client; one whose credentials failed is replaced once nobody uses it, every five seconds at most."""
+        """Return the client. Replace one whose credentials failed, at most every five seconds, when it is unused."""
         async with self._lock:
             if self._is_closed:
                 raise QueueUnavailable("SQS: this queue was closed")
@@ -123,8 +123,8 @@ class Clients:
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             max_pool_connections=_CONNECTIONS,
-            parameter_validation=False,  # SQS does it, and the driver's own takes a tenth of a call
-            user_agent=_USER_AGENT,  # the driver builds its own, longer one anew for each call
+            parameter_validation=False,  # SQS validates, and the driver's validation takes 10 % of a call
+            user_agent=_USER_AGENT,  # the driver would build a longer one for each call
             retries={"total_max_attempts": 1, "mode": "standard"},
         )
         client = aioboto3.Session().client(
@@ -134,13 +134,13 @@ class Clients:
         return Opened(await stack.enter_async_context(client), stack, time.monotonic())
 
     def _region(self) -> str | None:
-        """The one in the URL; of other addresses the one that the environment or the AWS configuration names."""
+        """Return the region in the URL, or the one of the environment or the AWS configuration."""
         named = re.search(r"\b[a-z]{2}(-[a-z]+)+-\d\b", self._url.hostname or "")
         is_amazon = re.search(r"\.amazonaws\.com(\.cn)?$", self._url.hostname or "")
         return named[0] if named and is_amazon else os.environ.get("AWS_REGION")
 
     def _endpoint(self) -> str | None:
-        """The URL's own server, unless the environment names another."""
+        """Return the server in the URL, unless the environment names another."""
         if "AWS_ENDPOINT_URL_SQS" in os.environ or "AWS_ENDPOINT_URL" in os.environ:
             return None
         return f"{self._url.scheme}://{self._url.netloc}"
@@ -148,7 +148,7 @@ class Clients:
 
 @dataclass(slots=True)
 class Opened:
-    """A client, and what is needed to replace it."""
+    """A client, and the state that replacing it needs."""
 
     client: Any
     stack: AsyncExitStack
@@ -162,14 +162,14 @@ class Opened:
 
 
 def code_of(error: BaseException | None) -> str:
-    """SQS's error code; "" for a network that failed."""
+    """Return the error code of SQS, or "" for a network error."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def explain(error: Exception) -> QueueUnavailable:
-    """The exception for an error of the driver."""
-    words = f"SQS: {error}"
+    """Return the exception for an error of the driver."""
+    text = f"SQS: {error}"
     if isinstance(error, _NO_CREDENTIALS):
-        return QueueMisconfigured(f"{words} (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role; AWS_REGION)")
-    is_wrong = code_of(error) in MISCONFIGURED or isinstance(error, ValueError)  # such as an endpoint that is none
-    return (QueueMisconfigured if is_wrong else QueueUnavailable)(words)
+        return QueueMisconfigured(f"{text} (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role; AWS_REGION)")
+    is_wrong = code_of(error) in MISCONFIGURED or isinstance(error, ValueError)  # for example an invalid endpoint
+    return (QueueMisconfigured if is_wrong else QueueUnavailable)(text)

@@ -1,4 +1,4 @@
-"""What lies around the messages: which queues there are, how they are set, and how to create them."""
+"""The queue and its dead-letter queue as resources: URLs, attributes, checks, creation."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from eventmill_queue_sqs.settings import SqsQueueSettings, redrive_policy
 _SHORT_RETENTION_SECONDS = 4 * 86_400
 _LOW_RECEIVE_COUNT = 100
 _UNIT_BYTES = 64 * 1024
-_MANY_IN_FLIGHT = 100_000  # SQS hands out nothing more at 120 000
+_MANY_IN_FLIGHT = 100_000  # SQS delivers no more messages at 120,000
 
 
 class Service:
@@ -26,7 +26,7 @@ class Service:
         return self._settings.url
 
     async def dead_letter_url(self) -> str:
-        """Where dead letters go. Raises QueueMisconfigured where nobody said so."""
+        """Return the URL of the dead-letter queue. Raise QueueMisconfigured if there is none."""
         if self._dead_letter_url is None:
             arn = _target(await self.attributes(self._settings.url, "RedrivePolicy"))
             if arn is None:
@@ -44,7 +44,7 @@ class Service:
         return dict(answer.get("Attributes", {}))
 
     async def check(self, url: str) -> list[str]:
-        """Warnings about the queue's settings. Raises QueueUnavailable where it cannot be used."""
+        """Return warnings about the attributes of the queue. Raise QueueUnavailable if it cannot be used."""
         try:
             attributes = await self.attributes(url)
         except QueueMisconfigured as error:
@@ -52,13 +52,13 @@ class Service:
                 raise
             return await self._probe(url)
         if attributes.get("FifoQueue") == "true":
-            raise QueueMisconfigured("SQS: a FIFO queue cannot be used: name a standard queue")
+            raise QueueMisconfigured("SQS: FIFO queues are not supported: choose a standard queue")
         if "QueueArn" not in attributes:
-            raise QueueUnavailable("SQS: the server answers, but not as SQS does")
+            raise QueueUnavailable("SQS: the server responds, but not like SQS")
         return _warnings(attributes, is_dead=url == self._dead_letter_url)
 
     async def migrate(self) -> None:
-        """Create what is missing of the two queues. Raises QueueMisconfigured where that is not allowed."""
+        """Create the queues that do not exist. Raise QueueMisconfigured if that is not permitted."""
         settings = self._settings
         existing = await self._find(settings.url)
         if existing is not None and _target(existing) and not settings.dead_letter_url:
@@ -73,13 +73,13 @@ class Service:
             await self._clients.send(lambda c: c.set_queue_attributes(QueueUrl=settings.url, Attributes=policy))
 
     async def _ensure(self, name: str, attributes: dict[str, str], url: str | None) -> str:
-        """The URL of a queue that is there, or that was created."""
+        """Return the URL of a queue, and create it if it does not exist."""
         if url is not None and await self._find(url) is not None:
             return url
         return await self._create(name, attributes, url)
 
     async def _find(self, url: str) -> dict[str, str] | None:
-        """The queue's attributes, or None where there is no such queue."""
+        """Return the attributes of a queue, or None if it does not exist."""
         try:
             return await self.attributes(url)
         except QueueUnavailable as error:
@@ -96,11 +96,11 @@ class Service:
             answer = await self._clients.send(lambda c: c.get_queue_url(QueueName=name))
         url = str(answer["QueueUrl"])
         if expected is not None and urlsplit(url).path != urlsplit(expected).path:
-            raise QueueMisconfigured(f"SQS: these credentials create {url}, but the settings say {expected}")
+            raise QueueMisconfigured(f"SQS: these credentials create {url}, but the settings name {expected}")
         return url
 
     async def _probe(self, url: str) -> list[str]:
-        """Whether a role that may do nothing but send may do that: SQS refuses an empty batch only after it looked."""
+        """Check the permission to send, with an empty batch, which SQS rejects after checking permissions."""
         try:
             await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=[]))
         except QueueUnavailable as error:
@@ -110,7 +110,7 @@ class Service:
 
 
 def _target(attributes: dict[str, str]) -> str | None:
-    """The ARN of the dead-letter queue."""
+    """Return the ARN of the dead-letter queue."""
     policy: dict[str, Any] = json.loads(attributes.get("RedrivePolicy", "{}"))
     return policy.get("deadLetterTargetArn")
 
@@ -120,7 +120,7 @@ def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
     retention_seconds = int(attributes.get("MessageRetentionPeriod", _SHORT_RETENTION_SECONDS))
     if retention_seconds < _SHORT_RETENTION_SECONDS:
         hours = retention_seconds / 3600
-        warnings.append(f"SQS drops messages after {hours:g} hours: a longer outage of the store loses events")
+        warnings.append(f"SQS deletes messages after {hours:g} hours: a longer outage of the store loses events")
     policy = json.loads(attributes.get("RedrivePolicy", "{}"))
     if int(policy.get("maxReceiveCount", _LOW_RECEIVE_COUNT)) < _LOW_RECEIVE_COUNT:
         count = policy["maxReceiveCount"]
@@ -128,8 +128,8 @@ def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
     if not policy and not is_dead:
         warnings.append("SQS has no redrive policy for this queue: run `eventmill migrate`")
     if int(attributes.get("MaximumMessageSize", _UNIT_BYTES)) < _UNIT_BYTES:
-        warnings.append(f"SQS refuses messages above {attributes['MaximumMessageSize']} bytes: set MaximumMessageSize")
+        warnings.append(f"SQS rejects messages above {attributes['MaximumMessageSize']} bytes: set MaximumMessageSize")
     in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
     if in_flight > _MANY_IN_FLIGHT:
-        warnings.append(f"{in_flight} messages are in flight: SQS hands out nothing more at 120 000")
+        warnings.append(f"{in_flight} messages are in flight: SQS delivers no more at 120,000")
     return warnings

@@ -1,4 +1,4 @@
-"""The queue: bodies in base64, in batches as large as SQS takes them."""
+"""The queue: bodies in base64, in batches as large as SQS accepts."""
 
 import asyncio
 import base64
@@ -26,25 +26,25 @@ from eventmill_queue_sqs.settings import MAX_LEASE_SECONDS
 T = TypeVar("T")
 
 CHECK_SECONDS = 1.8
-MAX_BODY_BYTES = 46 * 1024  # in base64 within one billing unit of 64 KiB
+MAX_BODY_BYTES = 46 * 1024  # with base64 within one billing unit of 64 KiB
 _BATCH = 10
-_BATCH_BYTES = 1024 * 1024  # and of one message too
-MAX_DEAD_BODY_BYTES = _BATCH_BYTES // 4 * 3  # in base64 as much as SQS takes: other programs may send large messages
-# A lease that is over, or a message that is gone: SQS has several words for it.
+_BATCH_BYTES = 1024 * 1024  # also the limit of one message
+MAX_DEAD_BODY_BYTES = _BATCH_BYTES // 4 * 3  # with base64 the most that SQS accepts
+# The error codes of SQS for an expired lease or a deleted message.
 _STALE = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "InvalidReceiptHandle"}
 _STALE |= {f"AWS.SimpleQueueService.{code}" for code in _STALE}
 
 
 @dataclass(slots=True)
 class Lease:
-    """SQS lets a stale receipt handle through at times; so a lease that is over by our own clock is not used."""
+    """A lease. SQS sometimes accepts an expired receipt handle, so a lease that has ended by our clock is not used."""
 
     receipt: str
     ends: float  # on the clock of time.monotonic()
 
 
 class SqsQueue(Queue):
-    """One queue. Its `url` is asked for at each use: that of the dead letters may have to be looked up."""
+    """One queue. `url` is resolved at each use, because that of the dead-letter queue may need a lookup."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class SqsQueue(Queue):
                 await asyncio.wait(sending, timeout=max(0.0, deadline - time.monotonic()))
             finally:
                 for task in sending:
-                    task.cancel()  # those that are late
+                    task.cancel()  # the late ones
             verdicts = await asyncio.gather(*sending, return_exceptions=True)
             if all(isinstance(verdict, BaseException) for verdict in verdicts):
                 raise _first(verdicts)
@@ -107,13 +107,13 @@ class SqsQueue(Queue):
                 received = await self._receive(url, wanted, wait)
             except QueueUnavailable:
                 if deliveries:
-                    break  # these are leased: they must be handed over
+                    break  # these are leased and must be returned
                 raise
             deliveries += received
             if len(received) < wanted:
                 break
         if not deliveries:
-            await asyncio.sleep(until - time.monotonic())  # a server that does not wait must not be asked in a loop
+            await asyncio.sleep(until - time.monotonic())  # do not poll a server in a loop that ignores the wait
         return deliveries
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -154,7 +154,7 @@ class SqsQueue(Queue):
         await self._service.migrate()
 
     async def _send(self, batch: Sequence[tuple[int, str]]) -> dict[int, Refused | Unknown]:
-        """Send one batch; return what of it failed."""
+        """Send one batch; return the bodies that failed."""
         url = await self._url()
         entries = [{"Id": str(i), "MessageBody": body} for i, body in batch]
         answer = await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=entries))
@@ -188,7 +188,7 @@ class SqsQueue(Queue):
         fields: dict[str, Any],
         done: Callable[[Sequence[Delivery], Sequence[Delivery]], None],
     ) -> None:
-        """Call a batch action for all deliveries; `done` learns of each batch, and whose lease SQS says is over."""
+        """Call a batch action for all deliveries. Pass each batch, and the leases that have ended, to `done`."""
         url = await self._url()
 
         async def call(batch: Sequence[Delivery]) -> None:
@@ -211,7 +211,7 @@ def _end(batch: Sequence[Delivery], stale: Sequence[Delivery]) -> None:
 
 
 def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """The entries in batches that SQS takes: ten, and a mebibyte together."""
+    """Yield the entries in batches of at most ten entries and 1 MiB."""
     batch: list[tuple[int, str]] = []
     size = 0
     for entry in entries:
@@ -225,7 +225,7 @@ def _batches(entries: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str
 
 
 def _first(verdicts: Sequence[object]) -> Exception:
-    """What to raise for calls that failed: the error that waiting does not mend, before all others."""
+    """Return the error to raise for failed calls: first of all one that retrying cannot fix."""
     errors = [verdict for verdict in verdicts if isinstance(verdict, Exception)]
     wrong = [error for error in errors if isinstance(error, QueueMisconfigured)]
     return (wrong or errors or [QueueUnavailable("SQS does not answer in time")])[0]
@@ -242,7 +242,7 @@ def _delivery(message: dict[str, Any], ends: float) -> Delivery:
 
 
 def _decode(text: str) -> bytes:
-    """The body; what somebody else sent, not in base64, as it is."""
+    """Return the body. A message of another program that is not base64 is returned unchanged."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

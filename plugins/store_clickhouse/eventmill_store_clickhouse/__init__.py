@@ -23,7 +23,7 @@ async def open_clickhouse_store(settings: ClickHouseStoreSettings) -> AsyncItera
 
         connection = ServerConnection(address, settings.timeout_seconds)
     try:
-        yield ClickHouseStore(connection, settings.retention_days)
+        yield ClickHouseStore(connection)
     finally:
         await connection.close()
 

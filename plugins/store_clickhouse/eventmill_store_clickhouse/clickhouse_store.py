@@ -1,4 +1,4 @@
-"""The store: inserts that are proved, questions that are bounded, erasures that hold."""
+"""The store: confirmed inserts, bounded queries, lasting erasures."""
 
 import asyncio
 import time
@@ -10,6 +10,8 @@ import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from eventmill import (
+    EVENT_FIELDS,
+    MAX_GROUPS,
     Event,
     EventBatch,
     EventFilter,
@@ -24,44 +26,42 @@ from eventmill import (
     StoreMisconfigured,
     StoreUnavailable,
 )
-from eventmill_store_clickhouse import failures, migrations, questions
+from eventmill_store_clickhouse import failures, migrations, queries
 from eventmill_store_clickhouse.canary import Canary
 from eventmill_store_clickhouse.connection import Connection
 from eventmill_store_clickhouse.erasures import Erasures
 from eventmill_store_clickhouse.statements import Statements
 
-LINE_COLUMNS = tuple(Event.__struct_fields__)
-MAX_GROUPS = 10_000
+LINE_COLUMNS = tuple(field.name for field in EVENT_FIELDS)
 INSERT = {
     "async_insert": 0,
     "insert_deduplicate": 0,
-    "deduplicate_insert": "disable",  # its new name, which counts where a server knows both
+    "deduplicate_insert": "disable",  # the new name, which newer servers prefer
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
     "input_format_allow_errors_ratio": 0,
     "input_format_defaults_for_omitted_fields": 1,
-    "input_format_parallel_parsing": 0,  # one thread reads a batch in less time than several need to share it
+    "input_format_parallel_parsing": 0,  # for one batch, one thread is faster than several
     "input_format_json_read_objects_as_strings": 1,
     "input_format_skip_unknown_fields": 0,
 }
 MAX_PAGE = 50_000
 _READ_BACK_SECONDS = 1.0
 _FIRST_WINDOW_MS = 86_400_000
-_KEYS = 100  # in one statement, which a server takes as a URL of at most 1 MiB
-_ROWS_PER_EVENT = 4  # a window may hold so many rows per event of a page before it is made smaller
+_KEYS = 100  # per statement, since a server accepts URLs of at most 1 MiB
+_ROWS_PER_EVENT = 4  # a window with more rows per event of a page is made smaller
 
 
 class ClickHouseStore(Store):
-    """Events in a ReplacingMergeTree ordered by their identity; one SQL for every engine."""
+    """Events in a ReplacingMergeTree that is ordered by identity. Servers and chDB run the same SQL."""
 
-    def __init__(self, connection: Connection, retention_days: int | None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._statements = Statements(connection)
         self._erasures = Erasures(self._statements)
-        self._retention_days = retention_days
         self._canary = Canary(self._prove)
 
-    async def migrate(self) -> None:
+    async def migrate(self, retention_days: int | None = None) -> None:
         await self._statements.execute(migrations.BOOKKEEPING)
         applied = await self._applied()
         _refuse_newer(applied)
@@ -72,14 +72,18 @@ class ClickHouseStore(Store):
                 await self._statements.execute(
                     migrations.RECORD.format(number=migration.number, readable_from=migration.readable_from)
                 )
-        await self._retain()
+        engine = await self._statements.engine()
+        if "MergeTree" in engine:  # on a cluster the table is Distributed, see cluster.sql
+            for statement in migrations.missing_columns(await self._columns()):
+                await self._statements.execute(statement)
+            await self._set_retention(engine, retention_days)
 
     async def insert(self, batch: EventBatch) -> None:
         if batch:
             prepared = await self._erasures.prepare(batch)
             await self._write(prepared)
-            self._canary.lives([])
-            await self._erasures.follow(prepared)
+            self._canary.confirm([])
+            await self._erasures.finish(prepared)
 
     async def _write(self, batch: EventBatch) -> None:
         try:
@@ -100,7 +104,7 @@ class ClickHouseStore(Store):
             if rows:
                 events += await self._page(window, before, limit - len(events))
             else:
-                left, newest_ms = (await self._statements.ask(*questions.newest(rest)))[0]
+                left, newest_ms = (await self._statements.query(*queries.newest(rest)))[0]
                 rest = replace(rest, end_ms=newest_ms + 1 if left else rest.start_ms)
             window_ms = (window.end_ms - window.start_ms) * 4
         return events
@@ -111,35 +115,37 @@ class ClickHouseStore(Store):
     async def check(self) -> list[str]:
         applied = await self._applied()
         if not applied:
-            raise StoreMisconfigured("the schema is missing: run `eventmill migrate`")
+            raise StoreMisconfigured("the schema does not exist: run `eventmill migrate`")
         if max(applied) < migrations.NEWEST:
             raise StoreMisconfigured(
-                f"the schema is {max(applied)}, needed is {migrations.NEWEST}: run `eventmill migrate`"
+                f"the schema has version {max(applied)}, but {migrations.NEWEST} is required: run `eventmill migrate`"
             )
         _refuse_newer(applied)
         tables = {
             name
-            for (name,) in await self._statements.look(
+            for (name,) in await self._statements.lookup(
                 "SELECT name FROM system.tables WHERE database = currentDatabase()", {}
             )
         }
         if missing := {"events", "erasures"} - tables:
             raise StoreMisconfigured(
-                f"the table {', '.join(sorted(missing))} is missing: somebody removed or renamed it"
+                f"the table {', '.join(sorted(missing))} does not exist: it was removed or renamed"
             )
-        return await self._canary.look()
+        if migrations.missing_columns(await self._columns()):
+            raise StoreMisconfigured("the table events lacks a column: run `eventmill migrate`")
+        return await self._canary.warnings()
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
         found = []
         for project in {identity.project for identity in identities}:
             wanted = [identity for identity in identities if identity.project == project]
             for start in range(0, len(wanted), _KEYS):
-                rows = await self._statements.ask(*questions.find(project, wanted[start : start + _KEYS]))
+                rows = await self._statements.query(*queries.find(project, wanted[start : start + _KEYS]))
                 found += [_event(project, row) for row in rows]
         return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
-        rows = await self._statements.ask(*questions.metrics(query, MAX_GROUPS))
+        rows = await self._statements.query(*queries.metrics(query, MAX_GROUPS))
         if len(rows) > MAX_GROUPS + 1:
             raise QueryTooLarge(f"there are more than {MAX_GROUPS} groups: ask for a shorter time", "group_by")
         (_, _, total_count, unique_count), *groups = rows or [(1, "", 0, 0)]
@@ -147,57 +153,55 @@ class ClickHouseStore(Store):
             total_count, unique_count, tuple(Group(value, total, unique) for _, value, total, unique in groups)
         )
 
-    async def close(self) -> None:
-        self._canary.close()
-        await self._connection.close()
-
     async def _prove(self, event: Event) -> list[str]:
-        """Write the event and read it; return a warning where the server's user may only read."""
+        """Write an event and read it; return a warning if the server's user may only read."""
         try:
             await self._write(EventBatch.of([event]))
         except RejectedEvents as error:
             raise StoreMisconfigured(f"the store rejects every event: {error}") from error
         except StoreMisconfigured as error:
             if isinstance(error.__cause__, ClickHouseError) and failures.code_of(error.__cause__) in failures.DENIED:
-                return ["the store's user may not insert: that is enough for `serve`, but not for `consume`"]
+                return ["the store's user may not insert, which is enough for `serve` but not for `consume`"]
             raise
         until = time.monotonic() + _READ_BACK_SECONDS
-        while not await self._statements.look(*questions.written(event)):
+        while not await self._statements.lookup(*queries.written(event)):
             if time.monotonic() > until:
-                raise StoreUnavailable("a row that was written cannot be read")
-            await asyncio.sleep(0.1)  # another replica may answer, a little later
+                raise StoreUnavailable("an event that was written cannot be read")
+            await asyncio.sleep(0.1)  # another replica may need time to see it
         return []
 
     async def _window(self, filter: EventFilter, window_ms: int, limit: int) -> tuple[EventFilter, int]:
-        """The newest span of time that holds about a page, and its rows: dense data makes it short."""
+        """Return the newest span of time that holds about a page, and its number of rows."""
         while True:
             window = replace(filter, start_ms=max(filter.start_ms, filter.end_ms - window_ms))
-            rows = (await self._statements.ask(*questions.rows(window)))[0][0]
+            rows = (await self._statements.query(*queries.rows(window)))[0][0]
             if rows <= _ROWS_PER_EVENT * limit or window_ms == 1:
                 return window, rows
             window_ms = max(1, min(window_ms // 2, window_ms * limit // rows))
 
     async def _page(self, window: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        rows = await self._statements.ask(*questions.page(window, before, limit))
+        rows = await self._statements.query(*queries.page(window, before, limit))
         return [_event(window.project, row) for row in rows]
 
     async def _applied(self) -> dict[int, int]:
-        """The migrations that were applied, each with the number from which programs can still read."""
+        """Return the applied migrations, each with the oldest migration whose programs can still read the schema."""
         sql = "SELECT number, max(readable_from) FROM eventmill_migrations GROUP BY number"
         try:
-            rows = await self._connection.look(sql, {})
+            rows = await self._connection.lookup(sql, {})
         except ClickHouseError as error:
             if failures.code_of(error) == failures.UNKNOWN_TABLE:
                 return {}
             raise failures.explain(error) from error
         return {int(number): int(readable_from) for number, readable_from in rows}
 
-    async def _retain(self) -> None:
-        """Make the table's retention the one that is set, where it differs."""
-        engine = await self._statements.engine()
-        if "MergeTree" not in engine:
-            return  # a cluster's, see cluster.sql
-        wanted = migrations.ttl(self._retention_days)
+    async def _columns(self) -> set[str]:
+        """Return the names of the columns of the table events."""
+        sql = "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = 'events'"
+        return {name for (name,) in await self._statements.lookup(sql)}
+
+    async def _set_retention(self, engine: str, days: int | None) -> None:
+        """Change the TTL of the table if it differs from the retention."""
+        wanted = migrations.ttl(days)
         if wanted is None and " TTL " in engine:
             await self._statements.execute("ALTER TABLE events REMOVE TTL")
         elif wanted is not None and f"TTL {wanted}" not in engine:
@@ -206,21 +210,25 @@ class ClickHouseStore(Store):
 
 def _refuse_newer(applied: Mapping[int, int]) -> None:
     if max(applied.values(), default=0) > migrations.NEWEST:
-        raise StoreMisconfigured("the schema is too new for this program: upgrade it")
+        raise StoreMisconfigured("a newer program created the schema: upgrade this one")
 
 
-def _event(project: str, row: Any) -> Event:
-    name, timestamp_ms, event_id, channel, user_id, campaign_id, tags, metadata, received_at_ms, version = row
-    return Event(
-        project=project,
-        event_name=name,
-        timestamp_ms=timestamp_ms,
-        event_id=event_id,
-        channel=channel,
-        user_id=user_id,
-        campaign_id=campaign_id,
-        tags=tuple(tags),
-        metadata=msgspec.Raw(metadata.encode()),
-        received_at_ms=received_at_ms,
-        version=version,
-    )
+def _to_raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+# How to convert a column that the driver does not return as the type of the field.
+_CONVERT = {
+    index: tuple if isinstance(field.default, tuple) else _to_raw
+    for index, field in enumerate(queries.READ_FIELDS)
+    if isinstance(field.default, tuple | msgspec.Raw)
+}
+_NAMES = tuple(field.name for field in queries.READ_FIELDS)
+
+
+def _event(project: str, row: Sequence[Any]) -> Event:
+    """Return the event of a row of `queries.COLUMNS`."""
+    values = list(row)
+    for index, convert in _CONVERT.items():
+        values[index] = convert(values[index])
+    return Event(project=project, **dict(zip(_NAMES, values, strict=True)))

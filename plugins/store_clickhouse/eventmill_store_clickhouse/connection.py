@@ -1,4 +1,4 @@
-"""What the store needs of an engine that speaks ClickHouse's SQL."""
+"""Connection: the interface to an engine that runs ClickHouse's SQL."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,27 +8,27 @@ Rows = Sequence[Sequence[Any]]
 
 
 class Connection(ABC):
-    """One engine. All methods raise ClickHouseError, and connect at their first use, not before."""
+    """One engine. All methods raise ClickHouseError, and the first call connects."""
 
     @abstractmethod
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
-        """Run a statement that has no answer; its parameters are bound by the engine."""
+        """Run a statement that returns no rows. The engine binds the parameters."""
 
     @abstractmethod
-    async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        """Ask a question; the engine binds its parameters, they are never written into the text.
+    async def query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        """Run a query of a client. The engine binds the parameters; they are never part of the text.
 
-        May be cancelled: then the engine stops working on it, and what waits behind it does not wait for it.
+        When the call is cancelled, the engine stops the query, and queries that wait behind it do not wait for it.
         """
 
     @abstractmethod
-    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        """Look something small up, on behalf of an insert or a check: it does not wait for questions."""
+    async def lookup(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        """Run a small query for an insert or a check, which does not wait for queries of clients."""
 
     @abstractmethod
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
-        """Insert JSON lines in one statement; return how many rows the engine wrote."""
+        """Insert JSON lines in one statement; return the number of rows that the engine wrote."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Leave; what is still running is cancelled or awaited."""
+        """Close the connection. Cancel or await what is still running."""

@@ -1,4 +1,4 @@
-"""chDB: ClickHouse's engine inside this process."""
+"""chDB: the ClickHouse engine inside this process."""
 
 import asyncio
 import fcntl
@@ -24,10 +24,9 @@ _KILL_EVERY_SECONDS = 0.1
 
 
 class EmbeddedConnection(Connection):
-    """Clients of one engine, each with a thread of its own, since a client takes one statement at a time: questions,
-    inserts, what inserts look up, and statements do not wait for each other.
+    """Several clients of one engine, each with its own thread, since a client runs one statement at a time.
 
-    The engine locks its folder for this process.
+    So queries, inserts, lookups and statements do not wait for each other. The engine locks its folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,41 +34,41 @@ class EmbeddedConnection(Connection):
             path.mkdir(parents=True, exist_ok=True)
             if _is_locked(path / "status"):
                 raise ConfigurationError(
-                    f"another process uses the chDB folder {path}: end it, or choose another folder"
+                    f"another process uses the chDB folder {path}: stop it, or choose another folder"
                 )
-            self._inserter, self._executor, self._looker = (_Worker(path) for _ in range(3))
+            self._inserter, self._executor, self._lookup_worker = (_Worker(path) for _ in range(3))
             self._readers: asyncio.Queue[_Worker] = asyncio.Queue()
             for _ in range(_READERS):
                 self._readers.put_nowait(_Worker(path))
         except (ClickHouseError, OSError) as error:
             raise ConfigurationError(f"cannot open the chDB folder {path}: {error}") from error
         self._killing: set[asyncio.Task[None]] = set()
-        self._is_leaving = False
+        self._is_closing = False
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         await asyncio.shield(self._executor.run(lambda client: client.command(sql, parameters=dict(parameters))))
 
-    async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        """Ask as soon as a reader is free. Cancelled, the question leaves the line, or the engine ends it."""
+    async def query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        """Run the query when a reader is free. When it is cancelled, it gives up waiting, or the engine stops it."""
         reader = await self._readers.get()
-        if self._is_leaving:
+        if self._is_closing:
             self._readers.put_nowait(reader)
-            raise ClickHouseError("the process leaves")
+            raise ClickHouseError("the process is shutting down")
         mark = uuid4().hex
         marked = dict(settings) | {"log_comment": mark}
-        asking = reader.run(lambda client: _ask(client, sql, parameters, marked))
-        asking.add_done_callback(lambda _: self._readers.put_nowait(reader))
+        running = reader.run(lambda client: _query(client, sql, parameters, marked))
+        running.add_done_callback(lambda _: self._readers.put_nowait(reader))
         try:
-            await asyncio.wait([asking])
-            return asking.result()
+            await asyncio.wait([running])
+            return running.result()
         except asyncio.CancelledError:
-            killing = asyncio.create_task(self._kill(mark, asking), name="eventmill-chdb-kill")
+            killing = asyncio.create_task(self._kill(mark, running), name="eventmill-chdb-kill")
             self._killing.add(killing)
             killing.add_done_callback(self._killing.discard)
             raise
 
-    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        return await asyncio.shield(self._looker.run(lambda client: _ask(client, sql, parameters, {})))
+    async def lookup(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        return await asyncio.shield(self._lookup_worker.run(lambda client: _query(client, sql, parameters, {})))
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         def insert(client: Client) -> int:
@@ -79,28 +78,28 @@ class EmbeddedConnection(Connection):
         return await asyncio.shield(self._inserter.run(insert))
 
     async def close(self) -> None:
-        # A thread inside the engine must not be left behind: the process would crash on its way out.
-        self._is_leaving = True
+        # Wait for all threads: a thread that is still inside the engine would crash the process at exit.
+        self._is_closing = True
         try:
-            await self._looker.run(lambda client: client.command("KILL QUERY WHERE query_kind = 'Select' ASYNC"))
+            await self._lookup_worker.run(lambda client: client.command("KILL QUERY WHERE query_kind = 'Select' ASYNC"))
         finally:
             for _ in range(_READERS):
                 await (await self._readers.get()).close()
             await asyncio.gather(*self._killing)
-            for worker in (self._executor, self._looker, self._inserter):
+            for worker in (self._executor, self._lookup_worker, self._inserter):
                 await worker.close()
 
-    async def _kill(self, mark: str, asking: asyncio.Future[Rows]) -> None:
-        """End a question that is under way; it may take a moment until the engine lists it."""
+    async def _kill(self, mark: str, running: asyncio.Future[Rows]) -> None:
+        """Stop a running query. It may take a moment until the engine lists it."""
         sql = f"KILL QUERY WHERE Settings['log_comment'] = '{mark}' ASYNC"
-        while not asking.done():
-            await self._looker.run(lambda client: client.command(sql))
-            await asyncio.wait([asking], timeout=_KILL_EVERY_SECONDS)
-        asking.exception()  # taken, or asyncio would log it
+        while not running.done():
+            await self._lookup_worker.run(lambda client: client.command(sql))
+            await asyncio.wait([running], timeout=_KILL_EVERY_SECONDS)
+        running.exception()  # retrieve it, since asyncio logs errors that no one retrieves
 
 
 def _is_locked(status: Path) -> bool:
-    """Whether another process holds the engine's lock; the engine itself would only say that it cannot start."""
+    """Return whether another process holds the engine's lock. The error of the engine itself would not say so."""
     if not status.exists():
         return False
     with status.open("rb") as file:
@@ -120,7 +119,7 @@ class _Worker:
         self._client = self._open()
 
     def run(self, work: Callable[[Client], T]) -> asyncio.Future[T]:
-        """Let the thread do it. Await it shielded: a caller that goes away cannot take the thread with it."""
+        """Run the work in the thread. Await it shielded, since a thread cannot be cancelled."""
         return asyncio.wrap_future(self._thread.submit(self._run, work))
 
     def _open(self) -> Client:
@@ -135,7 +134,7 @@ class _Worker:
         try:
             return work(self._client)
         except ClickHouseError:
-            # A statement that fails midway leaves rows behind, which the handle would give to the next one.
+            # A statement that fails midway leaves rows in the client, which the next statement would return.
             failed, self._client = self._client, self._open()
             failed.close()
             raise
@@ -145,5 +144,5 @@ class _Worker:
         self._thread.shutdown()
 
 
-def _ask(client: Client, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+def _query(client: Client, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
     return client.query(sql, parameters=dict(parameters), settings=dict(settings)).result_rows

@@ -1,4 +1,4 @@
-"""What an error of ClickHouse means for the caller: one table from its codes to our exceptions."""
+"""The table from error codes of ClickHouse to exceptions of the contract."""
 
 import re
 
@@ -6,9 +6,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
 from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMisconfigured, StoreUnavailable
 
-# Names by `SELECT errorCodeToName(…)`. What is in no set counts as unavailable: core repeats it and looks closer.
+# Names by `SELECT errorCodeToName(…)`. A code in no set means unavailable: core retries.
 UNKNOWN_TABLE = 60
-DENIED = {164, 497}  # the user has no right to it
+DENIED = {164, 497}  # the user lacks a permission
 MISCONFIGURED = {
     8: "THERE_IS_NO_COLUMN",
     10: "NOT_FOUND_COLUMN_IN_BLOCK",
@@ -61,43 +61,43 @@ TOO_LARGE = {
     307: "TOO_MANY_BYTES",
     396: "TOO_MANY_ROWS_OR_BYTES",
 }
-# Statuses that a server without ClickHouse, or a proxy before it, answers: nothing that waiting would mend.
+# HTTP statuses of servers that are not ClickHouse, or of a proxy: retrying cannot help.
 _WRONG_SERVER = re.compile(r"received HTTP status (30\d|400|401|403|404|405|407)\b")
 _ROW = re.compile(r"\(at row (\d+)\)")
 
 
 def code_of(error: ClickHouseError) -> int | None:
-    """ClickHouse's error code; None for a network that failed."""
+    """Return the error code of ClickHouse, or None for a network error."""
     return error.code if isinstance(error, Error) else None
 
 
 def explain(error: ClickHouseError) -> EventmillError:
-    """The exception for an error of any statement."""
-    code, text = code_of(error), words(error)
+    """Return the exception for an error of any statement."""
+    code, text = code_of(error), describe(error)
     if code == UNKNOWN_TABLE:
-        return StoreMisconfigured(f"the schema is missing or incomplete, run `eventmill migrate`: {text}")
+        return StoreMisconfigured(f"the schema does not exist or is incomplete, run `eventmill migrate`: {text}")
     if code in MISCONFIGURED or (code is None and _WRONG_SERVER.search(text)):
         return StoreMisconfigured(text)
     return StoreUnavailable(text)
 
 
 def explain_insert(error: ClickHouseError, rows: int) -> EventmillError:
-    """The exception for an error of an insert of so many rows; the row at fault is named where ClickHouse names it."""
+    """Return the exception for an error of an insert. It names the row if ClickHouse does."""
     if code_of(error) not in REJECTED:
         return explain(error)
-    # ClickHouse quotes the data before it names the row: the last one is its own word.
+    # ClickHouse quotes the data before it names the row, so only the last match is its own.
     named = _ROW.findall(str(error))
     index = int(named[-1]) - 1 if named else -1
-    return RejectedEvents(words(error), [index] if 0 <= index < rows else None)
+    return RejectedEvents(describe(error), [index] if 0 <= index < rows else None)
 
 
-def explain_question(error: ClickHouseError) -> EventmillError:
-    """The exception for an error of a question, which may simply have asked for too much."""
+def explain_query(error: ClickHouseError) -> EventmillError:
+    """Return the exception for an error of a query, which may exceed its limits."""
     if code_of(error) in TOO_LARGE:
-        return QueryTooLarge("the answer takes more time, rows or memory than one question may: ask for a shorter time")
+        return QueryTooLarge("the query exceeds its limit on time, rows or memory: ask for a shorter time")
     return explain(error)
 
 
-def words(error: ClickHouseError) -> str:
-    """ClickHouse's own words on one line, short enough for a log and a dead letter."""
+def describe(error: ClickHouseError) -> str:
+    """Return the message on one line, short enough for a log and a dead letter."""
     return " ".join(str(error).replace("DB::Exception: ", "").split())[:500]

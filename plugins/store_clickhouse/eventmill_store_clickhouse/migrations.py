@@ -1,6 +1,13 @@
-"""The schema, as numbered steps that only add: applied once each, in order, and never changed again."""
+"""The schema: numbered migrations that only add, are applied once each in order, and never change.
 
+Columns for fields that were added to the table of event fields need no migration: `missing_columns` adds them.
+"""
+
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from eventmill import EVENT_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,9 +15,9 @@ class Migration:
     """One step.
 
     Attributes:
-        number: its place in the order, from 1 on.
-        readable_from: programs that know the schema up to this number can still work with it.
-        statements: each may run again, also while another process runs it.
+        number: its position in the order, starting with 1.
+        readable_from: programs that know the migrations up to this number can still use the schema.
+        statements: each can be repeated, and run in several processes at the same time.
     """
 
     number: int
@@ -60,9 +67,10 @@ ORDER BY (project, user_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 """
 
-# Merges and mutations write new parts and drop the synced ones, so what they write must be synced as well.
+# Merges and mutations replace parts that were synced, so the parts that they write must be synced as well.
 _SYNCED = "ALTER TABLE {} MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1,"
 _SYNCED += " min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1"
+_FIRST_COLUMNS = re.findall(r"^    (\w+) ", _EVENTS, re.MULTILINE)
 _TABLES = ("events", "erasures", "eventmill_migrations")
 
 MIGRATIONS = (
@@ -72,19 +80,33 @@ MIGRATIONS = (
 NEWEST = MIGRATIONS[-1].number
 
 
+# The columns of migration 1 whose names or types differ from the field.
+_STORED_AS = {"timestamp_ms": "timestamp", "received_at_ms": "received_at"}
+
+
+def missing_columns(present: Collection[str]) -> list[str]:
+    """Return the statements that add the columns of fields which the table of events lacks."""
+    return [
+        f"ALTER TABLE events ADD COLUMN IF NOT EXISTS {field.name} {field.column}"
+        for field in EVENT_FIELDS
+        if _STORED_AS.get(field.name, field.name) not in present
+    ]
+
+
 def ttl(days: int | None) -> str | None:
-    """How the table's TTL reads for a retention."""
+    """Return the TTL of the table for a retention."""
     return None if days is None else f"toDateTime(timestamp) + toIntervalDay({days:d})"
 
 
 def script(days: int | None) -> str:
-    """All statements as text, for people who apply them by hand with other rights."""
+    """Return all statements as text, to be executed by hand with other permissions."""
     statements = [BOOKKEEPING]
     for migration in MIGRATIONS:
         statements += migration.statements
         statements.append(RECORD.format(number=migration.number, readable_from=migration.readable_from))
+    statements += missing_columns(_FIRST_COLUMNS)
     if days is None:
-        statements.append("-- Only to lift a retention that was set before:\n-- ALTER TABLE events REMOVE TTL")
+        statements.append("-- Only to remove a former retention:\n-- ALTER TABLE events REMOVE TTL")
     else:
         statements.append(f"ALTER TABLE events MODIFY TTL {ttl(days)}")
     return ";\n\n".join(statement.strip() for statement in statements) + ";\n"

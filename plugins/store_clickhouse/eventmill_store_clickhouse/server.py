@@ -16,19 +16,19 @@ from eventmill_store_clickhouse.settings import Address
 
 CONNECT_SECONDS = 2
 HANDSHAKE_SECONDS = 4
-QUESTION_SECONDS = 15  # the engine itself ends a question after 10
+QUERY_SECONDS = 15  # the engine ends a query after 10 s
 _CONNECTIONS = 16
-_QUESTIONS = 12  # at once: the other connections are for inserts and checks
-# The engine says how much it wrote only at the end, and with these also whether it failed there.
-_PROVED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
-# The server ends a question whose connection is closed, provided that it may not write (the driver asks for the rest).
-_QUESTION = {"readonly": 2}
+_QUERIES = 12  # concurrent; the other connections are for inserts and checks
+# With these settings the response reports how many rows were written, and an error at the very end.
+_CONFIRMED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
+# The server stops a query whose connection is closed only if the query is read-only.
+_READ_ONLY = {"readonly": 2}
 
 T = TypeVar("T")
 
 
 class ServerConnection(Connection):
-    """One pool of connections; it finds a server that was away again by itself."""
+    """A pool of connections, which reconnects when an unavailable server is back."""
 
     def __init__(self, address: Address, timeout_seconds: float) -> None:
         self._address = address
@@ -36,22 +36,24 @@ class ServerConnection(Connection):
         self._client: AsyncClient | None = None
         self._attempt: asyncio.Task[AsyncClient] | None = None
         self._profile: Profile | None = None
-        self._questions = asyncio.Semaphore(_QUESTIONS)
+        self._queries = asyncio.Semaphore(_QUERIES)
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         async with self._fitting({}) as (client, fitted):
             await client.command(sql, parameters=dict(parameters), settings=fitted)
 
-    async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
-        async with self._questions:
-            return await self._query(sql, parameters, dict(settings) | _QUESTION)
+    async def query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
+        async with self._queries:
+            return await self._query(sql, parameters, dict(settings) | _READ_ONLY)
 
-    async def look(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+    async def lookup(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
         return await self._query(sql, parameters, {})
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         async with self._fitting(settings) as (client, fitted):
-            summary = await client.raw_insert(table, list(columns), lines, settings=fitted | _PROVED, fmt="JSONEachRow")
+            summary = await client.raw_insert(
+                table, list(columns), lines, settings=fitted | _CONFIRMED, fmt="JSONEachRow"
+            )
         return summary.written_rows
 
     async def close(self) -> None:
@@ -62,12 +64,15 @@ class ServerConnection(Connection):
 
     async def _query(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> Rows:
         async with self._fitting(settings) as (client, fitted):
-            question = client.query(sql, parameters=dict(parameters), settings=fitted)
-            return (await _within(QUESTION_SECONDS, question)).result_rows
+            answer = client.query(sql, parameters=dict(parameters), settings=fitted)
+            return (await _within(QUERY_SECONDS, answer)).result_rows
 
     @asynccontextmanager
     async def _fitting(self, settings: Mapping[str, Any]) -> AsyncIterator[tuple[AsyncClient, dict[str, Any]]]:
-        """The client, and what of the settings the server takes; it is asked once, and again when it refuses one."""
+        """Yield the client and the settings that the server accepts.
+
+        The server is asked for its settings once, and again after it rejects one.
+        """
         client = await self._connect()
         try:
             if self._profile is None:
@@ -80,7 +85,7 @@ class ServerConnection(Connection):
             raise
 
     async def _connect(self) -> AsyncClient:
-        """The client; making it asks the server for its version, so it is made when it is needed, once for all."""
+        """Return the client. Creating it requests the version of the server, so it is created on demand, and once."""
         if self._client is None:
             if self._attempt is None or self._attempt.done():
                 self._attempt = asyncio.create_task(_within(HANDSHAKE_SECONDS, self._open()))
@@ -105,9 +110,9 @@ class ServerConnection(Connection):
 
 
 async def _within(seconds: float, call: Awaitable[T]) -> T:
-    """Await a call. Raises OperationalError, as for any network that fails, when it takes longer."""
+    """Await a call. Raise OperationalError, like a failed connection, if it takes longer."""
     try:
         async with asyncio.timeout(seconds):
             return await call
     except TimeoutError as error:
-        raise OperationalError(f"Network Error: no answer within {seconds:g} s") from error
+        raise OperationalError(f"Network Error: no response within {seconds:g} s") from error

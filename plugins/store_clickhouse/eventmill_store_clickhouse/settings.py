@@ -13,7 +13,7 @@ from eventmill_store_clickhouse import migrations
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the engine is. `path` is chDB's folder, all else belongs to a server."""
+    """The address of the engine: `path` is the folder of chDB, the other attributes belong to a server."""
 
     scheme: str
     path: str = ""
@@ -25,22 +25,24 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Read a URL. Raises ValueError in words that hold no secret."""
+        """Parse a URL. Raise ValueError with a message that contains no secret."""
         parts = urlsplit(url)
         if parts.scheme == "chdb":
             if parts.netloc or len(parts.path) < 2 or parts.query or parts.fragment:
-                raise ValueError("must be chdb:///PATH: three slashes, then an absolute path, then nothing")
+                raise ValueError("must be chdb:///PATH with an absolute path and nothing after it")
             return cls("chdb", path=unquote(parts.path))
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be chdb:///PATH or http(s)://USER:PASSWORD@HOST:PORT/?database=NAME")
         query = parse_qs(parts.query)
         try:
             port = (8443 if parts.scheme == "https" else 8123) if parts.port is None else parts.port
-        except ValueError:  # its words would quote what may be the end of a password
-            raise ValueError("has a port that is no number; write special characters of a password as %XX") from None
+        except ValueError:  # its message could quote the end of a password
+            raise ValueError(
+                "has a port that is not a number; encode special characters of the password as %XX"
+            ) from None
         databases = query.pop("database", ["default"])
         if port == 0 or query or len(databases) > 1 or parts.path not in ("", "/") or parts.fragment:
-            raise ValueError("may end in /?database=NAME and in nothing else, and needs a port from 1 on")
+            raise ValueError("may end with /?database=NAME only, and needs a port of at least 1")
         return cls(
             parts.scheme,
             host=parts.hostname,
@@ -52,21 +54,14 @@ class Address:
 
 
 class ClickHouseStoreSettings(PluginSettings):
-    """Every field is the variable EVENTMILL_STORE_CLICKHOUSE_<NAME>, but for the retention, which is core's."""
+    """Each setting is the variable EVENTMILL_STORE_CLICKHOUSE_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_CLICKHOUSE_", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="EVENTMILL_STORE_CLICKHOUSE_")
 
     url: SecretStr = Field(
         description="`chdb:///PATH` (embedded engine) or `http(s)://USER:PASSWORD@HOST:PORT/?database=NAME`"
     )
-    timeout_seconds: float = Field(default=30, gt=0, description="how long a server may take for an insert")
-    retention_days: int | None = Field(
-        default=None,
-        ge=1,
-        le=7_300,
-        validation_alias="EVENTMILL_RETENTION_DAYS",
-        description="events older than this are refused, and dropped by stores that can; default: kept for ever",
-    )
+    timeout_seconds: float = Field(default=30, gt=0, description="seconds that a server may take for an insert")
 
     @field_validator("url")
     @classmethod
@@ -78,8 +73,8 @@ class ClickHouseStoreSettings(PluginSettings):
     def address(self) -> Address:
         return Address.parse(self.url.get_secret_value())
 
-    def statements(self) -> str:
-        return migrations.script(self.retention_days)
+    def statements(self, retention_days: int | None = None) -> str:
+        return migrations.script(retention_days)
 
     @property
     def place(self) -> str:

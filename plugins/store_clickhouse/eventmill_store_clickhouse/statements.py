@@ -1,4 +1,4 @@
-"""Statements on a connection, whose errors are the contract's."""
+"""Statements on a connection, with the exceptions of the contract."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,41 +6,41 @@ from typing import Any
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from eventmill import StoreMisconfigured
-from eventmill_store_clickhouse import failures, questions
+from eventmill_store_clickhouse import failures, queries
 from eventmill_store_clickhouse.connection import Connection, Rows
 
 
 class Statements:
-    """Runs, looks up and asks. Raises StoreUnavailable, StoreMisconfigured and, where it asks, QueryTooLarge."""
+    """Runs statements. All methods raise StoreUnavailable and StoreMisconfigured, and `query` also QueryTooLarge."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement that has no answer."""
+        """Run a statement that returns no rows."""
         try:
             await self._connection.execute(sql, parameters or {})
         except ClickHouseError as error:
             raise failures.explain(error) from error
 
-    async def look(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Rows:
-        """Look something small up, without waiting for questions."""
+    async def lookup(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Rows:
+        """Run a small query without waiting for queries of clients."""
         try:
-            return await self._connection.look(sql, parameters or {})
+            return await self._connection.lookup(sql, parameters or {})
         except ClickHouseError as error:
             raise failures.explain(error) from error
 
-    async def ask(self, sql: str, parameters: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Rows:
-        """Ask a question, within these limits; those of clients' questions if there are no others."""
+    async def query(self, sql: str, parameters: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Rows:
+        """Run a query within these limits, by default those for queries of clients."""
         try:
-            return await self._connection.ask(sql, parameters, questions.LIMITS if limits is None else limits)
+            return await self._connection.query(sql, parameters, queries.LIMITS if limits is None else limits)
         except ClickHouseError as error:
-            raise failures.explain_question(error) from error
+            raise failures.explain_query(error) from error
 
     async def engine(self) -> str:
-        """How the engine of the table of events reads, its TTL included."""
+        """Return the engine of the table events, including its TTL."""
         sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
-        found = await self.look(sql)
+        found = await self.lookup(sql)
         if not found:
-            raise StoreMisconfigured("the table events is missing: somebody removed or renamed it")
+            raise StoreMisconfigured("the table events does not exist: it was removed or renamed")
         return str(found[0][0])

@@ -20,7 +20,7 @@ class MemoryStore(Store):
         self._keys: defaultdict[str, defaultdict[str, list[Key]]] = defaultdict(lambda: defaultdict(list))
         self._tombstones: dict[tuple[str, str], int] = {}
 
-    async def migrate(self) -> None:
+    async def migrate(self, retention_days: int | None = None) -> None:
         return
 
     async def insert(self, batch: EventBatch) -> None:
@@ -64,7 +64,7 @@ class MemoryStore(Store):
         return len(erased)
 
     async def check(self) -> list[str]:
-        return ["the memory store is lost on exit"]
+        return ["events in the memory store are lost on exit"]
 
     def _is_erased(self, event: Event) -> bool:
         until_ms = self._tombstones.get((event.project, event.user_id))

@@ -9,7 +9,7 @@ from pathlib import Path
 import eventmill_queue_sqlite
 from eventmill import Delivery, Queue, QueueBackend, SettingsConfigDict, hookimpl
 from eventmill_queue_sqlite.settings import SqliteQueueSettings
-from proxies import QueueProxy
+from support.proxies import QueueProxy
 
 STEPS = ("before publish", "after publish", "after receive", "before ack", "after part of the acks")
 

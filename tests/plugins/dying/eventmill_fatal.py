@@ -10,7 +10,7 @@ from pathlib import Path
 import eventmill_store_clickhouse
 from eventmill import EventBatch, RejectedEvents, SettingsConfigDict, Store, StoreBackend, hookimpl
 from eventmill_store_clickhouse.settings import ClickHouseStoreSettings
-from proxies import StoreProxy
+from support.proxies import StoreProxy
 
 
 class Settings(ClickHouseStoreSettings):

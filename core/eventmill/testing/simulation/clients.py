@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from eventmill import Event, create_event
 from eventmill.errors import EventmillError
 from eventmill.event import encode_line
-from eventmill.publisher import Publisher
+from eventmill.ingest.publisher import Publisher
 from eventmill.testing.simulation.clock import EPOCH_SECONDS
 from eventmill.testing.simulation.plan import Post
 from eventmill.testing.simulation.world import Process, World
@@ -21,7 +21,7 @@ class Ledger:
 
     posted: dict[str, Event] = field(default_factory=dict)
     accepted_at: dict[str, float] = field(default_factory=dict)
-    poison: set[bytes] = field(default_factory=set)
+    garbage: set[bytes] = field(default_factory=set)
 
 
 class Clients:
@@ -39,7 +39,7 @@ class Clients:
     async def post(self, number: int, post: Post) -> None:
         """Post events as a client does: again after a failure, and not for ever."""
         await asyncio.sleep(post.at)
-        bad = [post.bad] + (post.count - 1) * ["" if post.bad == "killer" else post.bad]
+        bad = [post.bad] + (post.count - 1) * ["" if post.bad == "poison" else post.bad]
         events = [self._event(f"{number}-{index}", kind) for index, kind in enumerate(bad)]
         for _ in range(_TRIES):
             if await self._is_accepted(events):

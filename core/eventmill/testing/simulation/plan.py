@@ -62,7 +62,7 @@ DISTURBING: frozenset[Kind] = frozenset(
     {"queue loses replies", "queue doubles", "stolen leases", "slow calls", "queue away", "crashes", "stops"}
 )
 Rejection = Literal["all named", "one named", "none named"]
-Bad = Literal["", "rejected", "killer"]
+Bad = Literal["", "rejected", "poison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What a client posts: `count` events at once, all good or all rejected, or one killer among good ones."""
+    """What a client posts: `count` events at once, all good or all rejected, or one poison among good ones."""
 
     at: float
     count: int
@@ -90,7 +90,7 @@ class Plan:
     Attributes:
         seconds: how long there are traffic and faults; then everything works, and the run comes to rest.
         share: of calls that fail in the ways that have no window; of rows that fail while the store is partly away.
-        poison: when a message that is no frame appears in the queue.
+        garbage: when a message that is no frame appears in the queue.
     """
 
     seed: int
@@ -98,27 +98,27 @@ class Plan:
     kinds: frozenset[Kind]
     windows: list[Window] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
-    poison: list[float] = field(default_factory=list)
+    garbage: list[float] = field(default_factory=list)
     consumers: int = 1
     share: float = 0.1
     rejection: Rejection = "all named"
     half_stored: bool = False
-    batch_rows: int = 20
+    batch_events: int = 20
     trial_starts: float = 1.0  # how often a process to try messages in can be started
 
     @property
-    def has_killers(self) -> bool:
-        return any(post.bad == "killer" for post in self.posts)
+    def has_poison(self) -> bool:
+        return any(post.bad == "poison" for post in self.posts)
 
     @property
     def is_orderly(self) -> bool:
         """Whether no lease may end before its message is settled, and each dead letter is there once."""
-        return not self.kinds & DISTURBING and not self.has_killers
+        return not self.kinds & DISTURBING and not self.has_poison
 
     @property
     def is_harmless(self) -> bool:
         """Whether healthy events must be stored within a bound."""
-        return self.kinds <= HARMLESS and not self.has_killers
+        return self.kinds <= HARMLESS and not self.has_poison
 
     def is_on(self, kind: Kind, at: float) -> bool:
         return any(window.kind == kind and window.start <= at < window.end for window in self.windows)
@@ -137,9 +137,9 @@ def draw(seed: int) -> Plan:
     plan.rejection = rng.choice(["all named", "one named", "none named"])
     plan.half_stored = rng.random() < 0.3
     plan.trial_starts = rng.choice([1.0, 1.0, 0.3])
-    plan.batch_rows = rng.choice([20, 20, 2000])
+    plan.batch_events = rng.choice([20, 20, 2000])
     plan.posts = _draw_posts(rng, seconds)
-    plan.poison = [rng.uniform(0, seconds) for _ in range(rng.choice([0, 0, 1, 3]))]
+    plan.garbage = [rng.uniform(0, seconds) for _ in range(rng.choice([0, 0, 1, 3]))]
     return plan
 
 
@@ -151,5 +151,5 @@ def _draw_posts(rng: random.Random, seconds: float) -> list[Post]:
     if rng.random() < 0.05:
         posts.append(Post(rng.uniform(0, seconds), 160, "rejected"))
     if rng.random() < 0.15:
-        posts.append(Post(rng.uniform(0, seconds), rng.choice([1, 5]), "killer"))
+        posts.append(Post(rng.uniform(0, seconds), rng.choice([1, 5]), "poison"))
     return sorted(posts, key=lambda post: post.at)

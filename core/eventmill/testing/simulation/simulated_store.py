@@ -51,7 +51,7 @@ class SimulatedStore(Store):
         self._table = table
         self._world = table.world
 
-    async def migrate(self) -> None:
+    async def migrate(self, retention_days: int | None = None) -> None:
         return
 
     async def insert(self, batch: EventBatch) -> None:
@@ -59,8 +59,8 @@ class SimulatedStore(Store):
         if self._world.is_on("store hangs"):
             await asyncio.sleep(HANG_SECONDS)
             raise StoreUnavailable("no answer in time")
-        if any(event.user_id == "killer" for event in batch.events):
-            self._world.tell(f"{self._process.name}: dies of a killer")
+        if any(event.user_id == "poison" for event in batch.events):
+            self._world.tell(f"{self._process.name}: dies of a poison")
             self._process.die()
             await self._process.step()
         events = self._taken(batch.events)

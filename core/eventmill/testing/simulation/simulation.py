@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from eventmill import Queue, Store, frames
 from eventmill.consumer import Consumer, Verdict
 from eventmill.consumer.pace import MAX_RECEIVERS
-from eventmill.publisher import Publisher
+from eventmill.ingest.publisher import Publisher
 from eventmill.shutdown import Shutdown
 from eventmill.testing.simulation import clock
 from eventmill.testing.simulation.clients import Clients
@@ -67,7 +67,7 @@ def simulate_plan(plan: Plan, wrap_queue: WrapQueue = _same, wrap_store: WrapSto
     except clock.StuckError as error:
         world.violate(str(error))
     else:
-        if loop.errors and not plan.has_killers and "crashes" not in plan.kinds:
+        if loop.errors and not plan.has_poison and "crashes" not in plan.kinds:
             world.violate(f"an error that nobody handled: {loop.errors[0]}")
     finally:
         logging.disable(level)
@@ -139,7 +139,7 @@ class Simulation:
             self._wrap_store(SimulatedStore(process, self._table)),
             shutdown,
             trial=self._try,
-            batch_rows=self._plan.batch_rows,
+            batch_events=self._plan.batch_events,
             receive_seconds=5,
             receive_messages=RECEIVE_MESSAGES,
             buffer_events=BUFFER_EVENTS,
@@ -157,7 +157,7 @@ class Simulation:
         if self._world.chance("children die"):
             return Verdict.DIED
         events = [event for body in bodies for event, _ in frames.decode_frame(body)]
-        return Verdict.DIED if any(event.user_id == "killer" for event in events) else Verdict.SURVIVED
+        return Verdict.DIED if any(event.user_id == "poison" for event in events) else Verdict.SURVIVED
 
     def _stop(self, name: str) -> None:
         process, shutdown = self._processes[name]
@@ -174,7 +174,7 @@ class Simulation:
 
     def _troubles(self) -> list[Trouble]:
         rng, plan = self._world.rng, self._plan
-        troubles = [self._poison(at) for at in plan.poison]
+        troubles = [self._publish_garbage(at) for at in plan.garbage]
         for _ in range(rng.randrange(1, 6)):
             at = rng.uniform(0, plan.seconds)
             name = rng.choice(["api", *(f"consumer-{number}" for number in range(1, plan.consumers + 1))])
@@ -186,10 +186,10 @@ class Simulation:
                 troubles.append(self._jump(rng.uniform(0, plan.seconds)))
         return [*troubles, asyncio.sleep(plan.seconds), self._watch_memory()]
 
-    async def _poison(self, at: float) -> None:
+    async def _publish_garbage(self, at: float) -> None:
         await asyncio.sleep(at)
-        body = f"poison at {at}".encode()
-        self._clients.ledger.poison.add(body)
+        body = f"garbage at {at}".encode()
+        self._clients.ledger.garbage.add(body)
         self._broker.put([body])
         self._world.tell("a message that is no frame appears")
 
@@ -212,7 +212,7 @@ class Simulation:
     async def _watch_memory(self) -> None:
         """Check every second that no consumer holds more than its buffers, its batches and a receive allow."""
         most = max((post.count for post in self._plan.posts), default=1)
-        bound = 2 * BUFFER_EVENTS + 2 * self._plan.batch_rows + (MAX_RECEIVERS * RECEIVE_MESSAGES + 2) * most
+        bound = 2 * BUFFER_EVENTS + 2 * self._plan.batch_events + (MAX_RECEIVERS * RECEIVE_MESSAGES + 2) * most
         while not self._world.is_calm:
             for process, _ in self._processes.values():
                 held = self._broker.held_events(process.name)

@@ -42,8 +42,8 @@ def _judge_letters(world: World, ledger: Ledger, dead: Broker) -> set[str]:
         ids |= {event.event_id for event in events}
         is_true = {
             "rejected": bool(events) and all(event.user_id == "rejected" for event in events),
-            "killer": bool(events) and all(event.user_id == "killer" for event in events),
-            "undecodable": letter.body in ledger.poison,
+            "poison": bool(events) and all(event.user_id == "poison" for event in events),
+            "undecodable": letter.body in ledger.garbage,
         }.get(letter.reason, False)
         if not is_true:
             world.violate(f"a dead letter with an untrue reason: {letter.reason}, {letter.code}: {letter.message}")
@@ -53,7 +53,7 @@ def _judge_letters(world: World, ledger: Ledger, dead: Broker) -> set[str]:
 def _judge_tasks(world: World) -> None:
     """Nothing may go on when every process has ended, except what a crash has frozen."""
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    if left and not world.plan.has_killers and not world.plan.kinds & {"crashes", "stops"}:
+    if left and not world.plan.has_poison and not world.plan.kinds & {"crashes", "stops"}:
         world.violate(f"{len(left)} tasks are left, the first: {left[0].get_name()}")
 
 

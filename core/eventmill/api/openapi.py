@@ -1,0 +1,121 @@
+"""/docs and /openapi.json: Swagger UI from an installed package, and the schema of the ingest routes."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from eventmill.api.ingest import BulkResponse
+from eventmill.event import EVENT_FIELDS
+from eventmill.ingest.bulk import MAX_BULK_EVENTS
+from eventmill.ingest.validation import SentEvent
+
+_FILES = "/docs/files"
+_EXAMPLE = {field.sent_as: field.example for field in EVENT_FIELDS if field.example}
+_ERRORS = {
+    "400": "the body breaks a rule; `field` names the field",
+    "413": "the body is too large",
+    "415": "the Content-Encoding is not supported: use gzip or zstd, or none",
+    "503": "temporarily unavailable: retry after Retry-After; retrying is harmless",
+}
+
+
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string", "enum": ["stored"]},
+    "description": "respond when the event is in the store (200), or after ten seconds (202)",
+}
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve the documentation pages and complete the schema."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs", response_class=HTMLResponse)
+    @router.get("/docs/index.html", response_class=HTMLResponse)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title="eventmill",
+            swagger_js_url=f"{root}{_FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_FILES}/favicon-32x32.png",
+        )
+
+    app.include_router(router)
+    app.mount(_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, components = msgspec.json.schema_components(
+            [SentEvent, BulkResponse], ref_template="#/components/schemas/{name}"
+        )
+        schema["components"]["schemas"] |= components
+        paths = {path: methods | schema["paths"].pop(path, {}) for path, methods in _ingest_paths().items()}
+        schema["paths"] = paths | schema["paths"]
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _ingest_paths() -> dict[str, Any]:
+    event = {"$ref": "#/components/schemas/SentEvent"}
+    events = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_BULK_EVENTS}
+    bulk = {"type": "object", "properties": {"events": events}, "required": ["events"], "additionalProperties": False}
+    accepted = {
+        "type": "object",
+        "properties": {"event_id": {"type": "string"}, "status": {"enum": ["accepted", "stored"]}},
+        "required": ["event_id", "status"],
+    }
+    one = _operation("Post one event", {"application/json": _media(event, _EXAMPLE)}, accepted)
+    one["parameters"].append(_WAIT)
+    one["responses"]["200"] = one["responses"]["202"] | {"description": "with wait=stored: the event is in the store"}
+    lines = {"schema": {"type": "string", "description": "one event per line"}}
+    return {
+        "/events": {"post": one},
+        "/events/bulk": {
+            "post": _operation(
+                "Post many events; invalid ones do not affect the others",
+                {
+                    "application/json": _media({"oneOf": [bulk, events]}, {"events": [_EXAMPLE]}),
+                    "application/x-ndjson": lines,
+                },
+                {"$ref": "#/components/schemas/BulkResponse"},
+            )
+        },
+    }
+
+
+def _media(schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"schema": schema, "example": example}
+
+
+def _operation(summary: str, content: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    encoding = {
+        "name": "Content-Encoding",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "enum": ["identity", "gzip", "zstd"]},
+    }
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    responses: dict[str, Any] = {
+        "202": {"description": "the event is in the queue", "content": {"application/json": {"schema": response}}}
+    }
+    responses |= {status: {"description": text, "content": error} for status, text in _ERRORS.items()}
+    body = {"required": True, "content": content}
+    return {
+        "summary": summary,
+        "tags": ["events"],
+        "parameters": [encoding],
+        "requestBody": body,
+        "responses": responses,
+    }

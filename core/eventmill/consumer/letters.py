@@ -1,0 +1,125 @@
+"""Dead letters for operators: find, replay and purge them."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+from eventmill import frames
+from eventmill.consumer.paging import Pager
+from eventmill.errors import UndecodableMessage, UnknownFrameVersion
+from eventmill.event import Event, to_sent_form
+from eventmill.interfaces import Delivery, Queue
+from eventmill.times import describe
+
+PUBLISH_SECONDS = 10.0
+NEWER = "newer"  # the reason shown for a record that a newer program wrote; it can only be listed
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter in the queue, and its content."""
+
+    delivery: Delivery
+    record: frames.DeadRecord
+
+    @classmethod
+    def read(cls, delivery: Delivery) -> "DeadLetter":
+        try:
+            return cls(delivery, frames.decode_dead(delivery.body))
+        except UnknownFrameVersion as error:
+            return cls(delivery, frames.DeadRecord(reason=NEWER, message=str(error)))
+
+    @property
+    def id(self) -> str:
+        return blake2b(self.delivery.body, digest_size=6).hexdigest()
+
+    @property
+    def died_at_ms(self) -> int:
+        return self.record.died_at_ms or self.delivery.enqueued_at_ms
+
+    @property
+    def events(self) -> list[Event]:
+        """The events in the dead body; none if it is not a frame."""
+        try:
+            return [event for event, _ in frames.decode_frame(self.record.body)]
+        except (UndecodableMessage, UnknownFrameVersion):
+            return []
+
+    def summary(self) -> dict[str, Any]:
+        """Return one row of a list."""
+        events = self.events
+        return {
+            "id": self.id,
+            "died_at": describe(self.died_at_ms),
+            "reason": self.record.reason,
+            "code": self.record.code,
+            "attempts": self.record.attempts or None,  # unknown if the queue itself moved it
+            "events": len(events),
+            "event_names": sorted({event.event_name for event in events}),
+            "message": self.record.message,
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Return everything about it: its events, or the body if it holds none."""
+        events = self.events
+        content = self.summary() | {
+            "origin": self.record.origin,
+            "enqueued_at": describe(self.record.enqueued_at_ms or self.delivery.enqueued_at_ms),
+            "events": [to_sent_form(event) | {"timestamp": _exact_time(event)} for event in events],
+        }
+        return content if events else content | {"body": self.record.body.decode(errors="backslashreplace")}
+
+
+def _exact_time(event: Event) -> str:
+    return datetime.fromtimestamp(event.timestamp_ms / 1000, UTC).isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Selects dead letters; None or an empty tuple matches all. Times are unix microseconds."""
+
+    ids: tuple[str, ...] = ()  # or their first characters
+    reason: str | None = None
+    event_name: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+    def matches(self, letter: DeadLetter) -> bool:
+        died_at_us = letter.died_at_ms * 1000
+        return (
+            (not self.ids or any(letter.id.startswith(start) for start in self.ids))
+            and self.reason in (None, letter.record.reason)
+            and (self.since_us is None or died_at_us >= self.since_us)
+            and (self.until_us is None or died_at_us <= self.until_us)
+            and (self.event_name is None or any(event.event_name == self.event_name for event in letter.events))
+        )
+
+
+async def find(queue: Queue, wanted: DeadLetterFilter) -> list[DeadLetter]:
+    """Return the matching dead letters, oldest first."""
+    async with Pager(queue.dead) as pager:
+        letters = [DeadLetter.read(delivery) async for page in pager.pages() for delivery in page]
+    return sorted(filter(wanted.matches, letters), key=lambda letter: letter.died_at_ms)
+
+
+async def settle(
+    queue: Queue, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool
+) -> AsyncIterator[tuple[int, int]]:
+    """Remove the matching dead letters, after publishing their bodies again with `replay`.
+
+    Yield, page by page, how many letters matched and how many did not. A replay never counts an event twice, since the
+    events keep their identities. Raise QueueUnavailable.
+    """
+    async with Pager(queue.dead) as pager:
+        async for page in pager.pages():
+            letters = map(DeadLetter.read, page)
+            chosen = [letter for letter in letters if wanted.matches(letter) and letter.record.reason != NEWER]
+            if chosen and not dry_run:
+                if replay:
+                    bodies = [letter.record.body for letter in chosen]
+                    await queue.publish(bodies, time.monotonic() + PUBLISH_SECONDS)
+                await pager.ack([letter.delivery for letter in chosen])
+            yield len(chosen), len(page) - len(chosen)

@@ -1,0 +1,139 @@
+"""Reads and decompresses request bodies, within limits and the memory budget."""
+
+import asyncio
+import sys
+import zlib
+from collections.abc import Iterator
+
+from starlette.types import Receive, Scope
+
+from eventmill.errors import (
+    BodyTimeout,
+    ClientDisconnected,
+    InvalidRequest,
+    PayloadTooLarge,
+    UnsupportedEncoding,
+)
+from eventmill.ingest.budget import Budget, Hold
+from eventmill.shutdown import Shutdown
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_BODY_BYTES = 5 * 1024 * 1024
+MAX_UNPACKED_BYTES = 20 * 1024 * 1024
+READ_SECONDS = 120.0  # enough for 5 MiB over a slow connection
+SHUTDOWN_SECONDS = 0.5
+_STEP_BYTES = 1024 * 1024
+_MAX_MEMBERS = 1000  # gzip members or zstd frames in one body
+_MAX_WINDOW_LOG = 23  # 8 MiB, the size that zstd recommends every decoder to support
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the value of a request header in lower case; join several by commas; return b"" if there is none."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return b",".join(values).strip().lower() if values else b""
+
+
+class Reader:
+    """Reads the bodies of all requests. A shutdown ends the reading of incomplete ones."""
+
+    def __init__(self, budget: Budget, shutdown: Shutdown) -> None:
+        self.budget = budget
+        self._shutdown = shutdown
+
+    async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
+        """Return the whole body, decompressed; `hold` grows with it.
+
+        Raise PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientDisconnected.
+        """
+        encoding = header(scope, b"content-encoding")
+        if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
+            name = encoding.decode(errors="replace")
+            raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
+        try:
+            async with self._shutdown.limit(READ_SECONDS, last_seconds=SHUTDOWN_SECONDS):
+                body = await _read(receive, hold)
+        except TimeoutError:
+            raise BodyTimeout("the body did not arrive in time") from None
+        if encoding in (b"", b"identity"):
+            return body
+        return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
+
+
+async def _read(receive: Receive, hold: Hold) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(chunk)
+        # A body over the limit is read to its end, within reason: a client that is still sending would not see
+        # the response.
+        if size <= MAX_BODY_BYTES:
+            hold.grow(len(chunk))
+            chunks.append(chunk)
+        elif size > 8 * MAX_BODY_BYTES:
+            break
+    if size > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: split it")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _unpack(body: bytes, steps: Iterator[bytes], hold: Hold) -> bytes:
+    """Decompress step by step in a thread; in the end `hold` counts the decompressed size only."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await asyncio.to_thread(next, steps, b""):
+        size += len(chunk)
+        if size > MAX_UNPACKED_BYTES:
+            raise PayloadTooLarge(f"the decompressed body is larger than {MAX_UNPACKED_BYTES} bytes: split it")
+        hold.grow(len(chunk))
+        chunks.append(chunk)
+    hold.shrink(len(body))
+    return b"".join(chunks)
+
+
+def _inflate(body: bytes) -> Iterator[bytes]:
+    """Yield the content of all gzip members, in steps of at most 1 MiB."""
+    try:
+        for _ in range(_MAX_MEMBERS):
+            inflater = zlib.decompressobj(wbits=31)
+            while not inflater.eof:
+                chunk = inflater.decompress(body, _STEP_BYTES)
+                body = inflater.unconsumed_tail
+                if chunk:
+                    yield chunk
+                elif not body and not inflater.eof:
+                    raise InvalidRequest("the gzip body is incomplete")
+            body = inflater.unused_data.lstrip(b"\0")
+            if not body:
+                return
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not valid gzip: {error}") from None
+    raise InvalidRequest(f"the body has more than {_MAX_MEMBERS} gzip members")
+
+
+def _decompress(body: bytes) -> Iterator[bytes]:
+    """Yield the content of all zstd frames, in steps of at most 1 MiB."""
+    try:
+        for _ in range(_MAX_MEMBERS):
+            unpacker = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
+            while not unpacker.eof:
+                chunk = unpacker.decompress(body, _STEP_BYTES)
+                body = b""
+                if chunk:
+                    yield chunk
+                elif unpacker.needs_input and not unpacker.eof:
+                    raise InvalidRequest("the zstd body is incomplete")
+            body = unpacker.unused_data
+            if not body:
+                return
+    except zstd.ZstdError as error:
+        raise InvalidRequest(f"the body is not valid zstd: {error}") from None
+    raise InvalidRequest(f"the body has more than {_MAX_MEMBERS} zstd frames")

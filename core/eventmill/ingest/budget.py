@@ -1,0 +1,49 @@
+"""One memory budget for everything that the API holds for its clients."""
+
+from types import TracebackType
+
+from eventmill.errors import Overloaded
+
+
+class Budget:
+    """The bytes that all bodies may use while they are read, decompressed and published."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+    def hold(self) -> "Hold":
+        """Return a share, which a `with` block releases at its end. Raise Overloaded if the budget is used up."""
+        if self.used_bytes >= self._limit_bytes:
+            raise Overloaded("the memory for pending requests is used up: try again")
+        return Hold(self)
+
+    def change(self, by_bytes: int) -> None:
+        if by_bytes > 0 and self.used_bytes + by_bytes > self._limit_bytes:
+            raise Overloaded("the memory for pending requests is used up: try again")
+        self.used_bytes += by_bytes
+
+
+class Hold:
+    """The share of one request."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def grow(self, by_bytes: int) -> None:
+        """Take more bytes. If the budget is used up, raise Overloaded and leave the share unchanged."""
+        self._budget.change(by_bytes)
+        self._bytes += by_bytes
+
+    def shrink(self, by_bytes: int) -> None:
+        """Return part of the share to the budget."""
+        self.grow(-by_bytes)
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shrink(self._bytes)

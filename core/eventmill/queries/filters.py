@@ -1,0 +1,23 @@
+"""EventFilter: which events a query is about."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from eventmill.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Events of one project with start_ms ≤ timestamp_ms < end_ms and one of the names (None: any name)."""
+
+    project: str
+    start_ms: int
+    end_ms: int
+    event_names: Collection[str] | None = None
+
+    def matches(self, event: Event) -> bool:
+        return (
+            event.project == self.project
+            and self.start_ms <= event.timestamp_ms < self.end_ms
+            and (self.event_names is None or event.event_name in self.event_names)
+        )

@@ -1,0 +1,85 @@
+"""QueryLimiter: a few concurrent queries, a bounded waiting line, and one deadline for waiting and answering."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, TypeVar
+
+from eventmill.errors import ClientDisconnected, Overloaded, StoreUnavailable
+from eventmill.queries.metrics import MAX_SECONDS
+from eventmill.shutdown import Shutdown
+
+T = TypeVar("T")
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+CONCURRENT_QUERIES = 8
+MAX_PENDING = 32
+SHUTDOWN_SECONDS = 3.0  # the longest that a query may take once a shutdown has begun
+DEADLINE_SECONDS = MAX_SECONDS + 2  # the store reaches its own limit first, and gives the reason
+
+
+class QueryLimiter:
+    """Runs the queries of this process. It cancels a query at its deadline, and when its client disconnects."""
+
+    def __init__(
+        self,
+        shutdown: Shutdown,
+        concurrent: int = CONCURRENT_QUERIES,
+        max_pending: int = MAX_PENDING,
+        seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._shutdown = shutdown
+        self._slots = asyncio.Semaphore(concurrent)
+        self._max_pending = max_pending
+        self._seconds = seconds
+        self._pending: set[asyncio.Task[Any]] = set()  # waiting, running, or cancelled and not ended yet
+
+    async def run(self, query: Callable[[], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
+        """Wait for a slot, and return the answer.
+
+        Args:
+            query: the call to the store.
+            receive: the ASGI channel of the request, so that the query ends when the client disconnects.
+
+        Raise Overloaded if the line is full, StoreUnavailable at the deadline, ClientDisconnected, and the errors of
+        `query`.
+        """
+        if len(self._pending) >= self._max_pending:
+            raise Overloaded(f"{self._max_pending} queries are pending")
+        answer = asyncio.create_task(self._run(query), name="eventmill-query")
+        disconnect = asyncio.create_task(_disconnected(receive), name="eventmill-client-disconnect")
+        self._pending.add(answer)
+        answer.add_done_callback(self._pending.discard)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with self._shutdown.limit(last_seconds=SHUTDOWN_SECONDS):
+                    await asyncio.wait((answer, disconnect), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if disconnect.done():
+                raise ClientDisconnected
+            raise StoreUnavailable(f"no answer within {self._seconds:g} s")
+        finally:
+            disconnect.cancel()
+            answer.cancel()
+            answer.add_done_callback(_retrieve_error)
+            del answer, disconnect  # a traceback of this frame would keep them alive, and they keep the traceback
+
+    async def _run(self, query: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with self._slots:
+            return await query()
+
+
+async def _disconnected(receive: Receive | None) -> None:
+    """Return when the client disconnects."""
+    if receive is None:
+        await asyncio.Event().wait()
+        return
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Mark the error of a cancelled query as seen, since asyncio logs errors that no one retrieves."""
+    if not task.cancelled():
+        task.exception()

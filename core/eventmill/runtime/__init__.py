@@ -1,0 +1,1 @@
+"""The runtime: it chooses backends, and starts and stops the parts of a process."""

@@ -1,0 +1,44 @@
+"""The event loop of a process: how it starts, and how a signal ends it."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from eventmill.interfaces import Queue
+from eventmill.shutdown import Shutdown
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop if it is installed."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def shutdown_on_signal() -> Shutdown:
+    """Return a shutdown that SIGTERM or Ctrl-C asks for; a second signal ends the process at once."""
+    shutdown = Shutdown()
+
+    def handle() -> None:
+        if shutdown.is_asked:
+            os._exit(1)
+        shutdown.ask()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, handle)
+    return shutdown
+
+
+async def freeze_garbage(queue: Queue) -> None:
+    """Exempt all loaded code from garbage collection, since scanning it pauses the process for 0.1 s."""
+    with contextlib.suppress(Exception):
+        await queue.check()  # drivers are loaded by their first call
+    gc.freeze()

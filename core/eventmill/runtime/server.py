@@ -1,0 +1,97 @@
+"""The HTTP server of a process, from its listening socket to its last response."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from eventmill.api.app import create_app
+from eventmill.errors import ConfigurationError
+from eventmill.hookspecs import Services
+from eventmill.ingest.budget import Budget
+from eventmill.ingest.publisher import Publisher
+from eventmill.interfaces import Queue, Store
+from eventmill.queries.limiter import QueryLimiter
+from eventmill.runtime.backends import Choice
+from eventmill.runtime.loop import freeze_garbage
+from eventmill.settings import Settings, split_address
+from eventmill.shutdown import Shutdown
+
+KEEP_ALIVE_SECONDS = 75  # load balancers close idle connections after 60 s, and must do so first
+FINISH_SECONDS = 7  # a little more than the publisher's deadline
+_BACKLOG = 2048
+
+
+def bind(address: str) -> socket.socket:
+    """Listen on HOST:PORT. Raise ConfigurationError."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address} ({error.strerror or error}): choose another address with --listen"
+        ) from None
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address as a URL that works on this machine."""
+    host, port = listener.getsockname()[:2]
+    if listener.family == socket.AF_INET6:
+        host = f"[{host}]"
+    return f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"  # noqa: S104 (only for printing)
+
+
+async def serve_api(
+    settings: Settings,
+    choice: Choice,
+    opened: tuple[Queue, Store | None],
+    listener: socket.socket,
+    shutdown: Shutdown,
+    delay_seconds: float,
+) -> None:
+    """Serve the API over open backends until the shutdown, and answer every request that was accepted by then."""
+    queue, store = opened
+    async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
+        services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
+        app = create_app(services, shutdown, Budget(settings.memory_bytes), choice.http_apps, settings.retention_days)
+        freezing = asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze")
+        await _serve_http(app, listener, shutdown, delay_seconds)
+        freezing.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: `_serve_http` decides when it stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve_http(app: FastAPI, listener: socket.socket, shutdown: Shutdown, delay_seconds: float) -> None:
+    """Serve until the shutdown and for the delay after it, while readiness is 503; then finish open requests."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        backlog=_BACKLOG,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="eventmill-http")
+    asked = asyncio.create_task(shutdown.wait())
+    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    shutdown.ask()
+    if not serving.done():
+        await asyncio.wait({serving}, timeout=delay_seconds)
+    server.should_exit = True
+    shutdown.begin(FINISH_SECONDS)
+    await serving

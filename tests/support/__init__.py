@@ -1,0 +1,1 @@
+"""Helpers of tests and benchmarks. README.md says what each one is for."""
