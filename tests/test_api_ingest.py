@@ -54,7 +54,7 @@ async def count(mill: Mill, event_name: str = "good") -> int:
     return int(answer.json()["total_count"])
 
 
-async def test_an_accepted_event_can_be_asked_for(mill: Mill) -> None:
+async def test_an_accepted_event_can_be_looked_up(mill: Mill) -> None:
     answer = await mill.client.post("/events", json=good())
     assert answer.status_code == 202
     assert answer.headers["content-type"] == "application/json"
@@ -155,7 +155,7 @@ async def test_a_bulk_without_any_good_event_gets_400_with_every_reason(mill: Mi
         (b'{"events": [' + encoded() + b'], "events": [' + encoded() + b"]}", "must be"),
     ],
 )
-async def test_a_body_that_is_no_bulk_gets_400(mill: Mill, content: bytes, words: str) -> None:
+async def test_a_body_that_is_not_a_bulk_gets_400(mill: Mill, content: bytes, words: str) -> None:
     answer = await mill.client.post("/events/bulk", content=content)
     assert (answer.status_code, answer.json()["error"]) == (400, "validation_error")
     assert words in answer.json()["message"]
@@ -174,7 +174,7 @@ async def test_a_bulk_over_10_000_events_gets_413(mill: Mill, form: str) -> None
 
 
 @pytest.mark.parametrize("content", [b"{" + b'"":1,' * 4_000_000, b'{"events": [' + b"[" * 20_000_000])
-async def test_a_bomb_of_brackets_and_commas_is_refused_soon(mill: Mill, content: bytes) -> None:
+async def test_a_bomb_of_brackets_and_commas_is_rejected_soon(mill: Mill, content: bytes) -> None:
     started = time.process_time()
     answer = await mill.client.post(
         "/events/bulk", content=gzip.compress(content), headers={"Content-Encoding": "gzip"}
@@ -235,7 +235,7 @@ async def test_a_damaged_compressed_body_gets_400(mill: Mill, encoding: str) -> 
         assert encoding in answer.json()["message"]
 
 
-async def test_a_body_of_countless_tiny_members_is_refused_quickly(mill: Mill) -> None:
+async def test_a_body_of_countless_tiny_members_is_rejected_quickly(mill: Mill) -> None:
     started = time.monotonic()
     for encoding in ("gzip", "zstd"):
         answer = await mill.client.post(
@@ -268,7 +268,7 @@ class Away(QueueProxy):
         await self.inner.publish(bodies, deadline)
 
 
-async def test_without_the_queue_posts_get_503_and_it_heals() -> None:
+async def test_without_the_queue_posts_get_503_and_it_recovers() -> None:
     async with running_mill(Away) as mill:
         assert isinstance(mill.queue, Away)
         mill.queue.failing = True

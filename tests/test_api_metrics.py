@@ -127,7 +127,7 @@ async def test_hours_and_days_are_labelled_in_utc(mill: Mill) -> None:
         ("event_name=a&from=0&to=315360000&group_by=hour", "group_by", "10000"),
     ],
 )
-async def test_a_bad_question_gets_400_in_words_that_name_the_parameter(
+async def test_a_bad_query_gets_400_with_a_message_that_names_the_parameter(
     mill: Mill, query: str, field: str, words: str
 ) -> None:
     answer = await mill.client.get(f"/metrics?{query}")
@@ -209,7 +209,7 @@ async def ask_and_leave(mill: Mill, leave: asyncio.Event) -> None:
     await mill.app(scope | {"headers": [], "http_version": "1.1", "root_path": "", "scheme": "http"}, receive, send)
 
 
-async def test_a_client_that_leaves_takes_its_question_along() -> None:
+async def test_a_client_that_leaves_takes_its_query_along() -> None:
     leave = asyncio.Event()
     async with running_mill(wrap_store=Hanging) as mill, asyncio.timeout(5), asyncio.TaskGroup() as asking:
         assert isinstance(mill.store, Hanging)
@@ -221,7 +221,7 @@ async def test_a_client_that_leaves_takes_its_question_along() -> None:
         assert mill.store.asked == 8
 
 
-async def test_questions_beyond_a_short_line_are_told_to_come_again() -> None:
+async def test_queries_beyond_a_short_line_are_reported_to_come_again() -> None:
     async with running_mill(wrap_store=Hanging) as mill, asyncio.timeout(5):
         asking = {asyncio.create_task(mill.client.get(f"/metrics?{DAY}")) for _ in range(100)}
         refused, waiting = set[httpx.Response](), asking
@@ -237,7 +237,7 @@ async def test_questions_beyond_a_short_line_are_told_to_come_again() -> None:
         await asyncio.wait(waiting)
 
 
-async def test_a_question_has_one_deadline_for_its_turn_and_its_answer() -> None:
+async def test_a_query_has_one_deadline_for_its_turn_and_its_answer() -> None:
     line = QueryLimiter(Shutdown(), concurrent=1, max_pending=5, seconds=0.3)
     async with running_mill(wrap_store=Hanging, limiter=line) as mill, asyncio.timeout(5):
         started = time.monotonic()

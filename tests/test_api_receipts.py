@@ -22,7 +22,7 @@ EVENT = {
 }
 
 
-async def test_a_posted_event_can_be_asked_for_by_its_id() -> None:
+async def test_a_posted_event_can_be_looked_up_by_its_id() -> None:
     async with running_mill() as mill:
         reply = await mill.client.post("/events?wait=stored", json=EVENT)
         assert (reply.status_code, reply.json()["status"]) == (200, "stored")
@@ -36,7 +36,7 @@ async def test_a_posted_event_can_be_asked_for_by_its_id() -> None:
 
 
 @pytest.mark.parametrize("missing", ["event_name", "timestamp", "event_id"])
-async def test_a_question_without_all_parts_of_the_identity_is_refused(missing: str) -> None:
+async def test_a_query_without_all_parts_of_the_identity_is_rejected(missing: str) -> None:
     question = {"event_name": "order", "timestamp": "1700000000", "event_id": "x"}
     del question[missing]
     async with running_mill() as mill:
@@ -45,7 +45,7 @@ async def test_a_question_without_all_parts_of_the_identity_is_refused(missing: 
 
 
 @pytest.mark.parametrize("query", ["wait=ever", "wait", "x=y", "wait=stored&x=y"])
-async def test_another_query_is_refused(query: str) -> None:
+async def test_another_query_is_rejected(query: str) -> None:
     async with running_mill() as mill:
         reply = await mill.client.post(f"/events?{query}", json=EVENT)
         assert (reply.status_code, reply.json()["field"]) == (400, "wait")
@@ -64,7 +64,7 @@ class Watched(StoreProxy):
         return await self.inner.find(identities)
 
 
-async def test_a_crowd_of_waiters_shares_its_questions() -> None:
+async def test_a_crowd_of_waiters_shares_its_queries() -> None:
     async with running_mill(wrap_store=Watched) as mill:
         posts = [mill.client.post("/events?wait=stored", json=EVENT | {"user_id": f"{n}"}) for n in range(100)]
         replies = await asyncio.gather(*posts)
@@ -74,7 +74,7 @@ async def test_a_crowd_of_waiters_shares_its_questions() -> None:
         assert max(mill.store.polls) > 10
 
 
-async def test_a_store_that_is_away_ends_in_202(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_is_unavailable_ends_in_202(monkeypatch: pytest.MonkeyPatch) -> None:
     from eventmill.api import receipts
 
     monkeypatch.setattr(receipts.Receipts.wait, "__defaults__", (0.5,))

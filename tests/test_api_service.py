@@ -54,7 +54,7 @@ async def test_a_process_is_alive_whatever_else_is_broken(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-async def test_health_may_be_asked_for_without_a_body(mill: Mill, path: str) -> None:
+async def test_health_may_be_looked_up_without_a_body(mill: Mill, path: str) -> None:
     assert (await mill.client.head(path)).status_code == 200
 
 
@@ -95,7 +95,7 @@ async def test_without_the_store_it_is_degraded_but_ready() -> None:
         assert "secret" not in answer.text
 
 
-async def test_a_leaving_process_is_not_ready_but_still_serves(mill: Mill) -> None:
+async def test_a_stopping_process_is_not_ready_but_still_serves(mill: Mill) -> None:
     mill.shutdown.ask()
     assert (await mill.client.get("/health/ready")).status_code == 503
     event = {"event_name": "a", "channel": "b", "user_id": "c", "timestamp": 1_700_000_000}
@@ -177,7 +177,7 @@ async def test_plugins_add_routes_below_their_own_path() -> None:
         assert "lost on exit" in (await mill.client.get("/pages/any/path")).text
 
 
-async def test_no_route_passes_by_a_middleware_that_somebody_added() -> None:
+async def test_no_route_passes_by_a_middleware_that_was_added() -> None:
     async def take(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         await send({"type": "http.response.start", "status": 202, "headers": []})
         await send({"type": "http.response.body", "body": b""})

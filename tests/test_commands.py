@@ -101,7 +101,7 @@ def test_run_keeps_the_events_for_its_next_start_when_it_is_killed(tmp_path: Pat
         assert "another process uses the chDB folder" in second.stderr.splitlines()[-1]
 
 
-def test_serve_takes_events_while_the_store_is_away_and_answers_when_it_is_back(tmp_path: Path) -> None:
+def test_serve_accepts_events_while_the_store_is_unavailable_and_answers_when_it_is_back(tmp_path: Path) -> None:
     with services.running_clickhouse(tmp_path / "server") as server:
         settings = shared(tmp_path) | {"EVENTMILL_STORE": "clickhouse", "EVENTMILL_STORE_CLICKHOUSE_URL": server.url}
         assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
@@ -137,7 +137,7 @@ def test_migrate_prints_the_statements_without_reaching_for_a_server(tmp_path: P
     assert "toIntervalDay(90)" in done.stdout
 
 
-def test_events_older_than_the_retention_are_refused(tmp_path: Path) -> None:
+def test_events_older_than_the_retention_are_rejected(tmp_path: Path) -> None:
     settings = {"EVENTMILL_RETENTION_DAYS": "30", "EVENTMILL_LISTEN": "127.0.0.1:0"}
     with running("run", "--memory", cwd=tmp_path, settings=settings) as program:
         done = eventmill("send", "-", "--url", program.url(), cwd=tmp_path, stdin=line(1))
@@ -176,7 +176,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert program.stop(seconds=5) == 1
 
 
-def test_an_unfinished_upload_does_not_hold_up_leaving(tmp_path: Path) -> None:
+def test_an_unfinished_upload_does_not_delay_stopping(tmp_path: Path) -> None:
     with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         host, port = program.url().removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as client:
@@ -281,7 +281,7 @@ def test_wrong_usage_ends_with_exit_code_2(tmp_path: Path, command: list[str]) -
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_said_in_words(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = eventmill("run", "--listen", address, cwd=tmp_path)
@@ -299,7 +299,7 @@ def test_a_misspelt_variable_is_reported(tmp_path: Path) -> None:
 # the others
 
 
-def test_check_tells_what_should_be_known(tmp_path: Path) -> None:
+def test_check_shows_what_should_be_known(tmp_path: Path) -> None:
     done = eventmill("check", cwd=tmp_path, settings={"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "memory"})
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -367,7 +367,7 @@ def test_send_reads_plain_and_compressed_lines(tmp_path: Path, url: str, form: s
     assert done.stdout.startswith("accepted 5000 of 5000 events")
 
 
-def test_send_names_the_lines_that_were_refused(tmp_path: Path, url: str) -> None:
+def test_send_names_the_lines_that_were_rejected(tmp_path: Path, url: str) -> None:
     lines = [line(1), b"", b"nope", line(2), b"{}", b'{"x":"' + b"y" * 200_000 + b'"}', line(3)]
     done = eventmill("send", "-", "--url", url, cwd=tmp_path, stdin=b"\n".join(lines))
     assert done.returncode == 1
@@ -385,7 +385,7 @@ def test_send_of_nothing_but_bad_lines_fails(tmp_path: Path, url: str) -> None:
     assert done.stdout.startswith("accepted 0 of 2 events")
 
 
-def test_send_of_a_damaged_file_fails_in_words(tmp_path: Path, url: str) -> None:
+def test_send_of_a_damaged_file_fails_with_a_message(tmp_path: Path, url: str) -> None:
     file = tmp_path / "events.gz"
     file.write_bytes(gzip.compress(b"\n".join(line(number) for number in range(5000)))[:-2000])
     done = eventmill("send", str(file), "--url", url, cwd=tmp_path)
@@ -441,7 +441,7 @@ def test_send_waits_for_a_service_that_comes_back(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_send_tells_when_something_else_answers(tmp_path: Path, url: str) -> None:
+def test_send_shows_when_something_else_answers(tmp_path: Path, url: str) -> None:
     done = eventmill("send", "-", "--url", f"{url}/nowhere", cwd=tmp_path, stdin=line(1))
     assert done.returncode == 1
     assert "404" in done.stderr

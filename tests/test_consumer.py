@@ -217,7 +217,7 @@ async def test_a_failing_insert_is_repeated_with_the_same_batch(failure: Excepti
         assert await dead_letters(queue) == []
 
 
-async def test_leases_are_kept_while_the_store_is_away() -> None:
+async def test_leases_are_kept_while_the_store_is_unavailable() -> None:
     async with opened(lease_seconds=0.4) as (queue, store), consuming(queue, store):
         await publish(queue, make_events(10))
         store.away = True
@@ -263,7 +263,7 @@ async def test_an_undecodable_message_is_dead_lettered_whole() -> None:
         assert 0 < record.enqueued_at_ms <= record.died_at_ms
 
 
-async def test_a_message_that_breaks_the_decoder_costs_those_beside_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_breaks_the_decoder_affects_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     decode = frames.decode_frame
 
     def break_down(body: bytes) -> list[tuple[Event, bytes]]:
@@ -281,7 +281,7 @@ async def test_a_message_that_breaks_the_decoder_costs_those_beside_it_nothing(m
 
 
 @pytest.mark.parametrize("count", [1, 150])
-async def test_a_dead_queue_that_is_away_holds_up_nothing_else(count: int) -> None:
+async def test_a_dead_queue_that_is_unavailable_delays_nothing_else(count: int) -> None:
     async with opened() as (queue, store), consuming(WithoutDead(queue), store, drain_seconds=0.3):
         await queue.publish([b"\0 what is this?"] * count, time.monotonic() + 5)
         await publish(queue, make_events(10))
@@ -293,7 +293,7 @@ async def test_a_dead_queue_that_is_away_holds_up_nothing_else(count: int) -> No
         await eventually(all_but_the_undecodable_is_settled)
 
 
-async def test_a_dead_letter_tells_the_attempts_of_its_own_message() -> None:
+async def test_a_dead_letter_shows_the_attempts_of_its_own_message() -> None:
     async with opened() as (queue, store):
         store.rejected_users = {"bad"}
         await publish(queue, [make_event(event_id="often", user_id="bad")])
@@ -406,7 +406,7 @@ async def test_two_inserts_are_under_way_at_once_and_no_more() -> None:
         assert slow.most == 2
 
 
-async def test_nothing_is_received_while_the_store_is_away() -> None:
+async def test_nothing_is_received_while_the_store_is_unavailable() -> None:
     async with opened() as (queue, store), consuming(queue, store):
         await publish(queue, make_events(10))
         await eventually(lambda: is_settled(queue))
@@ -499,7 +499,7 @@ async def test_an_event_on_which_the_store_fails_without_rejecting_it_waits_alon
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("a shard is away"), RuntimeError("a bug in a plugin")])
-async def test_rows_that_the_store_cannot_take_now_hold_up_no_others_and_are_never_dead_lettered(
+async def test_rows_that_the_store_cannot_take_now_delay_no_others_and_are_never_dead_lettered(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
@@ -548,7 +548,7 @@ async def test_two_thousand_events_that_are_rejected_one_at_a_time_are_dead_lett
         assert len({decode_frame(record.body)[0][0].event_id for record in letters}) == 2000
 
 
-async def test_rejected_events_hold_up_no_others_while_the_dead_queue_is_away() -> None:
+async def test_rejected_events_delay_no_others_while_the_dead_queue_is_unavailable() -> None:
     async with opened() as (queue, store):
         store.rejected_users = {"bad"}
         for number in range(4):
@@ -561,7 +561,7 @@ async def test_rejected_events_hold_up_no_others_while_the_dead_queue_is_away() 
             await eventually(the_others_are_stored, 10)
 
 
-async def test_an_unexplained_failure_of_an_unhealthy_store_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexplained_failure_of_an_unhealthy_store_discards_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_backoff, "BACKOFF_SECONDS", (0.001, 0.002))
     async with opened() as (queue, store):
         store.failures = [RuntimeError("choked")] * 100
@@ -644,7 +644,7 @@ async def test_a_crowd_that_came_too_often_is_tried_at_once() -> None:
         assert len(await store.events()) == 200
 
 
-async def test_a_foreign_body_as_large_as_can_be_is_dead_lettered_and_stops_nobody() -> None:
+async def test_a_foreign_body_as_large_as_can_be_is_dead_lettered_and_stops_no_consumer() -> None:
     async with opened() as (queue, store):
         large = b"x" * queue.max_body_bytes
         await queue.publish([large], time.monotonic() + 5)
@@ -685,7 +685,7 @@ async def test_a_dead_letter_that_the_queue_itself_moved_back_is_processed() -> 
         assert await store.events() == [make_event()]
 
 
-async def test_suspects_that_cannot_be_read_are_dead_lettered_whole_and_end_nobody() -> None:
+async def test_quarantined_messages_that_cannot_be_read_are_dead_lettered_whole_and_end_no_consumer() -> None:
     async def trial(bodies: Sequence[bytes]) -> Verdict:
         return Verdict.DIED
 

@@ -222,7 +222,7 @@ def test_outages_by_a_command_of_the_user_lose_and_double_nothing(tmp_path: Path
 @pytest.mark.parametrize(
     ("body", "words"), [(None, "does not exist"), ('echo "no rights"; exit 3', "exit code 3: no rights")]
 )
-def test_an_outage_command_that_does_not_work_is_refused(tmp_path: Path, body: str | None, words: str) -> None:
+def test_an_outage_command_that_does_not_work_is_rejected(tmp_path: Path, body: str | None, words: str) -> None:
     command = str(outage_command(tmp_path, body)) if body else str(tmp_path / "nothing")
     done = eventmill("crashtest", "--outage-command", command, cwd=tmp_path)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
@@ -241,7 +241,7 @@ def test_a_crashtest_that_is_ended_during_an_outage_starts_the_servers(tmp_path:
 
 
 @pytest.mark.parametrize("options", [("--queue", "memory"), ("--store", "memory")])
-def test_crashing_what_lives_in_memory_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_crashing_what_lives_in_memory_is_rejected(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = eventmill("crashtest", "--kill9", *options, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "memory" in done.stderr

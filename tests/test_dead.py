@@ -146,7 +146,7 @@ def test_a_purge_removes_only_what_is_named(tmp_path: Path, settings: dict[str, 
 
 
 @pytest.mark.parametrize("command", [("purge", ""), ("replay", "ab")])
-def test_an_id_that_may_mean_anything_is_refused(
+def test_an_id_that_may_mean_anything_is_rejected(
     tmp_path: Path, settings: dict[str, str], command: tuple[str, str]
 ) -> None:
     done = eventmill("dead", *command, cwd=tmp_path, settings=settings)
@@ -163,7 +163,7 @@ def test_a_replay_ends_while_a_consumer_buries_the_same_letters_again(tmp_path: 
         wait_until(lambda: len(bodies(settings, dead=True)) == 4)
 
 
-def test_a_time_that_is_none_is_told(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_an_invalid_time_is_reported(tmp_path: Path, settings: dict[str, str]) -> None:
     done = eventmill("dead", "list", "--since", "yesterday", cwd=tmp_path, settings=settings)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "--since" in done.stderr

@@ -181,7 +181,7 @@ def test_a_consumer_that_is_stopped_for_longer_than_its_lease_doubles_nothing(
     assert asyncio.run(look()) == (True, 400)
 
 
-async def test_leaving_under_load_leaves_nothing_to_redeliver(tmp_path: Path, server: services.ClickHouse) -> None:
+async def test_stopping_under_load_leaves_nothing_to_redeliver(tmp_path: Path, server: services.ClickHouse) -> None:
     settings = {
         "EVENTMILL_QUEUE": "sqlite",
         "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path / "queue.db"),

@@ -110,7 +110,7 @@ def stored(url: str) -> int:
 
 
 @pytest.mark.parametrize("trouble", ["QueueUnavailable", "QueueMisconfigured"])
-def test_a_queue_that_is_unusable_is_told_refuses_and_heals(
+def test_a_queue_that_is_unusable_is_reported_rejects_and_recovers(
     deployment: Deployment, tmp_path: Path, trouble: str
 ) -> None:
     if trouble not in deployment.troubles:

@@ -28,7 +28,7 @@ def test_a_frame_of_many_events_is_compressed() -> None:
     assert len(frames.encode_frame(LINES)) < len(b"".join(LINES)) / 3
 
 
-def test_a_published_frame_of_version_1_can_be_read_for_ever() -> None:
+def test_a_published_frame_of_version_1_can_be_read_forever() -> None:
     line = (
         b'{"project":"default","event_name":"a","timestamp_ms":1700000000000,"event_id":"1","channel":"c",'
         b'"user_id":"u","campaign_id":"","tags":["t"],"metadata":{"x": 1},"received_at_ms":1700000000001,"version":7}'

@@ -97,7 +97,7 @@ def test_pages_and_stores_are_found(install: Callable[..., None]) -> None:
         (plugin(hook="eventmill_http_apps", returned='[HttpApp("x", open_it)]'), "slash"),
     ],
 )
-def test_a_broken_plugin_harms_no_other_and_is_named_with_its_cause(
+def test_a_broken_plugin_affects_no_other_and_is_named_with_its_cause(
     install: Callable[..., None], code: str, words: str
 ) -> None:
     install("eventmill-broken", "queue_broken", "acme_broken", code)
@@ -114,13 +114,13 @@ def test_a_broken_plugin_harms_no_other_and_is_named_with_its_cause(
     assert words in str(refusal.value)
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(install: Callable[..., None]) -> None:
+def test_an_unknown_name_is_rejected_with_those_there_are(install: Callable[..., None]) -> None:
     install("eventmill-nats", "queue_nats", "acme_nats", plugin())
     with pytest.raises(PluginError, match="there is no queue 'kafka'. Available: memory, nats"):
         load_plugins().queue("kafka")
 
 
-def test_two_plugins_of_one_name_are_refused_with_both_sources(install: Callable[..., None]) -> None:
+def test_two_plugins_of_one_name_are_rejected_with_both_sources(install: Callable[..., None]) -> None:
     install("eventmill-nats", "queue_nats", "acme_nats", plugin())
     install("other-nats", "queue_nats", "other_nats", plugin())
     plugins = load_plugins()
@@ -145,7 +145,7 @@ async def test_a_missing_driver_is_answered_with_the_install_command(install: Ca
 
 
 @pytest.mark.anyio
-async def test_a_broken_import_inside_a_plugin_is_no_missing_driver(install: Callable[..., None]) -> None:
+async def test_a_broken_import_inside_a_plugin_is_not_a_missing_driver(install: Callable[..., None]) -> None:
     install("eventmill-nats", "queue_nats", "acme_nats", plugin(body="import acme_nats.missing_part"))
     backend = load_plugins().queue("nats")
     with pytest.raises(PluginError, match="broken"):

@@ -156,7 +156,7 @@ async def test_a_lost_reply_is_repeated_for_what_was_lost_alone() -> None:
 
 
 @pytest.mark.parametrize("failure", [QueueUnavailable("away"), RuntimeError("a bug in a plugin")])
-async def test_a_failing_queue_fails_its_callers_and_heals(failure: Exception) -> None:
+async def test_a_failing_queue_fails_its_callers_and_recovers(failure: Exception) -> None:
     async with opened() as queue, Publisher(queue) as publisher:
         queue.failure = failure
         with pytest.raises(QueueUnavailable):
@@ -180,7 +180,7 @@ async def test_a_queue_that_hangs_costs_every_caller_its_deadline_and_no_more() 
         await publisher.publish(LINES[:1])
 
 
-async def test_a_caller_that_goes_away_hurts_nobody() -> None:
+async def test_a_caller_that_goes_away_affects_no_one() -> None:
     async with opened() as queue, Publisher(queue) as publisher:
         queue.gate.clear()
         callers = [asyncio.create_task(publisher.publish([line])) for line in LINES[:3]]
@@ -193,7 +193,7 @@ async def test_a_caller_that_goes_away_hurts_nobody() -> None:
         await publisher.publish(LINES[3:4])
 
 
-async def test_leaving_answers_every_caller_after_committing() -> None:
+async def test_stopping_answers_every_caller_after_committing() -> None:
     async with opened() as queue:
         async with Publisher(queue, linger_ms=1000) as publisher:
             await publisher.publish(LINES[:1])
@@ -205,7 +205,7 @@ async def test_leaving_answers_every_caller_after_committing() -> None:
             await publisher.publish(LINES[:1])
 
 
-async def test_leaving_while_the_queue_hangs_answers_every_caller_in_time() -> None:
+async def test_stopping_while_the_queue_hangs_answers_every_caller_in_time() -> None:
     async with opened() as queue:
         queue.gate.clear()
         started = time.monotonic()
@@ -217,7 +217,7 @@ async def test_leaving_while_the_queue_hangs_answers_every_caller_in_time() -> N
         assert time.monotonic() - started < 2
 
 
-async def test_a_queue_for_too_small_bodies_is_refused() -> None:
+async def test_a_queue_for_too_small_bodies_is_rejected() -> None:
     class Tiny(QueueProxy):
         @property
         def max_body_bytes(self) -> int:
@@ -228,7 +228,7 @@ async def test_a_queue_for_too_small_bodies_is_refused() -> None:
             Publisher(Tiny(queue))
 
 
-async def test_nobody_is_told_kept_when_callers_end_between_two_steps_of_a_commit() -> None:
+async def test_nobody_is_reported_kept_when_callers_end_between_two_steps_of_a_commit() -> None:
     async with opened() as queue, Publisher(queue, timeout_seconds=0.3) as publisher:
         queue.failure = QueueUnavailable("away")
         verdicts: list[object] = []

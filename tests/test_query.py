@@ -19,7 +19,7 @@ def test_whole_seconds_cover_their_second_and_finer_bounds_their_millisecond() -
     assert (query.start_ms, query.end_ms) == (1_700_000_000_001, 1_700_000_000_002)
 
 
-def test_a_question_backwards_in_time_is_refused() -> None:
+def test_a_query_backwards_in_time_is_rejected() -> None:
     with pytest.raises(InvalidQuery, match="later"):
         MetricsQuery("p", "a", 2, 1)
 
@@ -41,7 +41,7 @@ def test_a_filter_matches_by_project_name_and_time() -> None:
     assert not EventFilter("default", NOON_MS - 1, NOON_MS).matches(event)
 
 
-def test_plain_python_counts_what_a_person_would() -> None:
+def test_the_reference_counts_what_a_person_would() -> None:
     events = [
         make_event(user_id="ada"),
         make_event(user_id="ada", channel="mobile"),
@@ -67,6 +67,6 @@ class Endless:
 
 
 @pytest.mark.anyio
-async def test_an_answer_over_too_many_events_is_refused() -> None:
+async def test_an_answer_over_too_many_events_is_rejected() -> None:
     with pytest.raises(QueryTooLarge, match="1000000"):
         await reference.compute_metrics(Endless(), MetricsQuery("default", "page_view", 0, 1))

@@ -32,7 +32,7 @@ def test_the_members_of_an_object_are_found(values: dict[str, object], indent: i
     assert all(text[part.offset :].startswith(part.value) for part in parts)
 
 
-def test_what_is_no_json_is_found_between_the_commas() -> None:
+def test_what_is_not_json_is_found_between_the_commas() -> None:
     text = b'[{"a":1}, NaN, "\\ud800", nope, {"b": "x]},"}, \xff]'
     assert [part.value for part in elements(text)] == [
         b'{"a":1}',
@@ -50,7 +50,7 @@ def test_depth_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("text", [b"[" * 20_000_000, b"[{" + b'"":1,' * 4_000_000 + b"}]"])
-def test_what_would_take_too_long_is_refused_soon(text: bytes) -> None:
+def test_what_would_take_too_long_is_rejected_soon(text: bytes) -> None:
     started = time.process_time()
     with pytest.raises(ValueError, match="too complex"):
         list(elements(text))
@@ -58,12 +58,12 @@ def test_what_would_take_too_long_is_refused_soon(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"1", b"{}", b"[", b"[1", b'["a', b'["a]', b"[1] 2", b"[[1]", b'["\\"]'])
-def test_what_is_no_whole_array_is_refused(text: bytes) -> None:
+def test_what_is_not_a_whole_array_is_rejected(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         list(elements(text))
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{1:2}", b'{"a"}', b"{,}", b'{"a":1', b'{"a":1} x'])
-def test_what_is_no_whole_object_is_refused(text: bytes) -> None:
+def test_what_is_not_a_whole_object_is_rejected(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         list(members(text))

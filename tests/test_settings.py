@@ -38,13 +38,13 @@ def test_settings_come_from_a_dotenv_file_shared_with_plugins(empty_folder: Path
     assert load(NatsSettings).url.get_secret_value() == "nats://x"
 
 
-def test_the_command_line_wins_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_take_precedence_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTMILL_LISTEN", "127.0.0.1:1")
     assert load(Settings, listen=None).listen == "127.0.0.1:1"
     assert load(Settings, listen=":2").listen == "0.0.0.0:2"
 
 
-def test_a_dotenv_file_that_is_no_text_is_refused_in_words(empty_folder: Path) -> None:
+def test_a_dotenv_file_that_is_not_text_is_rejected_with_a_message(empty_folder: Path) -> None:
     (empty_folder / ".env").write_bytes(b"EVENTMILL_LOG_LEVEL=\xe9\n")
     with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
         load(Settings)

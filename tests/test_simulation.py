@@ -67,13 +67,13 @@ def test_a_crowd_of_rejected_events_is_dead_lettered_without_recursion(rejection
     assert simulate_plan(crowd).violations == []
 
 
-def test_healthy_events_flow_while_a_part_of_the_store_is_away_for_an_hour() -> None:
+def test_healthy_events_flow_while_a_part_of_the_store_is_unavailable_for_an_hour() -> None:
     posts = [Post(at, 5, "") for at in range(1, 3600, 60)]
     run = simulate_plan(plan(posts, Window("store partly away", 0, 3600), seconds=3600))
     assert run.violations == []
 
 
-def test_a_dead_queue_that_is_away_holds_up_no_healthy_event() -> None:
+def test_a_dead_queue_that_is_unavailable_delays_no_healthy_event() -> None:
     posts = [Post(at, 2, "rejected" if at % 20 == 1 else "") for at in range(1, 600, 10)]
     run = simulate_plan(plan(posts, Window("dead queue away", 0, 600), seconds=600))
     assert run.violations == []

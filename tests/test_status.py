@@ -23,7 +23,7 @@ from support.proxies import StoreProxy
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_backlog_is_told_with_its_age_and_when_it_will_be_gone() -> None:
+async def test_a_backlog_is_reported_with_its_age_and_when_it_will_be_gone() -> None:
     async with (
         eventmill_queue_memory.backend.open(MemoryQueueSettings()) as queue,
         eventmill_store_memory.backend.open(MemoryStoreSettings()) as store,
@@ -51,7 +51,7 @@ async def test_a_backlog_is_told_with_its_age_and_when_it_will_be_gone() -> None
         assert (await watch.status()).drained_in_seconds is None
 
 
-async def test_a_store_that_is_away_leaves_only_its_part_empty() -> None:
+async def test_a_store_that_is_unavailable_leaves_only_its_part_empty() -> None:
     class Away(StoreProxy):
         async def scan(self, *_: object) -> list[object]:  # type: ignore[override]  # it answers nothing
             raise StoreUnavailable("away")
@@ -61,7 +61,7 @@ async def test_a_store_that_is_away_leaves_only_its_part_empty() -> None:
         assert (details["ready"], details["dead"], details["newest_event_at"]) == (0, 0, None)
 
 
-async def test_the_api_tells_its_details_and_what_it_counted_itself() -> None:
+async def test_the_api_shows_its_details_and_what_it_counted_itself() -> None:
     async with running_mill() as mill:
         for number in range(3):
             event = {"event_name": "a", "channel": "b", "user_id": f"{number}", "timestamp": 1_700_000_000}

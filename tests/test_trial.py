@@ -59,7 +59,7 @@ def fatal(folder: Path, *, fatal_start: bool = False) -> Chosen[Store]:
     return Chosen("store", eventmill_fatal.backend, settings)
 
 
-async def test_a_message_that_kills_a_process_with_chdb_is_found_out(tmp_path: Path) -> None:
+async def test_a_message_that_kills_a_process_with_chdb_is_detected(tmp_path: Path) -> None:
     assert await try_messages(fatal(tmp_path), [GOOD, frame("fatal")]) is Verdict.DIED
     assert (tmp_path / "deaths").stat().st_size == 1
 
@@ -75,7 +75,7 @@ async def test_neither_a_broken_message_nor_a_rejected_event_hides_a_fatal_one(t
     assert await try_messages(fatal(tmp_path), [*broken, frame("fatal")]) is Verdict.DIED
 
 
-async def test_a_message_that_hangs_is_told_from_a_fatal_one(tmp_path: Path) -> None:
+async def test_a_message_that_hangs_is_distinguished_from_a_fatal_one(tmp_path: Path) -> None:
     assert await try_messages(fatal(tmp_path), [frame("hanging")], trial_seconds=1) is Verdict.UNKNOWN
 
 
@@ -90,18 +90,18 @@ async def test_messages_are_tried_on_each_store_of_one_process(backend: StoreBac
     assert await try_messages(Chosen("store", backend, settings), [GOOD]) is Verdict.SURVIVED
 
 
-async def test_a_process_that_dies_before_it_is_ready_condemns_no_message(
+async def test_a_process_that_dies_before_it_is_ready_discards_no_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await try_messages(fatal(tmp_path, fatal_start=True), [GOOD]) is Verdict.UNKNOWN
     assert "cannot start a trial subprocess" in caplog.text
 
 
-async def test_a_process_that_is_never_ready_condemns_no_message(tmp_path: Path) -> None:
+async def test_a_process_that_is_never_ready_discards_no_message(tmp_path: Path) -> None:
     assert await try_messages(fatal(tmp_path), [GOOD], start_seconds=0.01) is Verdict.UNKNOWN
 
 
-async def test_a_program_that_cannot_be_imported_condemns_no_message(
+async def test_a_program_that_cannot_be_imported_discards_no_message(
     tmp_path: Path, environment: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (environment / "msgspec.py").write_text("raise ImportError('half of a new version')")
@@ -109,7 +109,7 @@ async def test_a_program_that_cannot_be_imported_condemns_no_message(
     assert "half of a new version" in caplog.text
 
 
-async def test_a_process_that_cannot_be_started_condemns_no_message(
+async def test_a_process_that_cannot_be_started_discards_no_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -123,7 +123,7 @@ async def test_a_process_that_cannot_be_started_condemns_no_message(
     assert "Too many open files" in caplog.text
 
 
-async def test_a_store_that_is_away_condemns_no_message() -> None:
+async def test_a_store_that_is_unavailable_discards_no_message() -> None:
     settings = ClickHouseStoreSettings(url=SecretStr("http://127.0.0.1:1"))
     away = Chosen("store", eventmill_store_clickhouse.backend, settings)
     assert await try_messages(away, [GOOD]) is Verdict.UNKNOWN

@@ -159,7 +159,9 @@ BAD: list[tuple[str, bytes, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("sent", "field", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_a_bad_event_is_refused_in_words_that_name_the_field(sent: bytes, field: str | None, words: str) -> None:
+def test_a_bad_event_is_rejected_with_a_message_that_names_the_field(
+    sent: bytes, field: str | None, words: str
+) -> None:
     with pytest.raises(InvalidEvent) as refusal:
         parse_event(sent, "default", NOW_MS)
     assert words in refusal.value.message
@@ -188,24 +190,24 @@ def test_an_unknown_field_is_named_whatever_its_name(name: str) -> None:
 
 
 @given(st.dictionaries(st.text() | st.sampled_from(list(GOOD)), st.none() | st.text() | st.integers() | st.floats()))
-def test_whatever_is_sent_is_taken_or_refused(fields: dict[str, object]) -> None:
+def test_whatever_is_sent_is_taken_or_rejected(fields: dict[str, object]) -> None:
     with contextlib.suppress(InvalidEvent):
         parse_event(json.dumps(GOOD | fields).encode(), "default", NOW_MS)
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_whatever_bytes_are_sent_are_refused(sent: bytes) -> None:
+def test_whatever_bytes_are_sent_are_rejected(sent: bytes) -> None:
     with pytest.raises(InvalidEvent):
         parse_event(sent, "default", NOW_MS)
 
 
-def test_malformed_json_is_refused_with_the_byte_where_it_breaks() -> None:
+def test_malformed_json_is_rejected_with_the_byte_where_it_breaks() -> None:
     sent = raw("campaign_id", b"NaN")
     with pytest.raises(InvalidEvent, match=f"at byte {sent.index(b'NaN')}"):
         parse_event(sent, "default", NOW_MS)
 
 
-def test_an_event_over_32_kib_is_refused() -> None:
+def test_an_event_over_32_kib_is_rejected() -> None:
     with pytest.raises(PayloadTooLarge, match="32768"):
         parse_event(body(metadata={"a": "x" * 33 * 1024}), "default", NOW_MS)
 
@@ -215,7 +217,7 @@ def test_the_oldest_time_can_be_later_than_2000() -> None:
         parse_event(body(), "default", NOW_MS, oldest_ms=1_701_388_800_000)
 
 
-def test_refusing_is_quick_whatever_is_sent() -> None:
+def test_rejecting_is_quick_whatever_is_sent() -> None:
     nasty = [
         b"[" * 32_000,
         b'{"a":' * 6000,

@@ -309,7 +309,7 @@ CAUGHT_BY: dict[type[Honest], str] = {
     Doubles: "test_any_number_of_messages_arrives_once_each",
     Truncates: "test_bodies_come_back_byte_for_byte",
     CutsLargeBodies: "test_the_largest_body_comes_back_whole",
-    RefusesAllForOne: "test_a_body_that_is_too_large_is_refused_alone",
+    RefusesAllForOne: "test_a_body_that_is_too_large_is_rejected_alone",
     MergesEqualBodies: "test_equal_bodies_are_different_messages",
     ForgetsAcks: "test_an_acked_message_is_never_delivered_again",
     AcksOnlyTen: "test_many_deliveries_are_handled_in_one_call",

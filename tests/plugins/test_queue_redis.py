@@ -68,7 +68,7 @@ async def test_a_server_that_is_killed_comes_back_with_every_confirmed_message(s
         assert await drain(queue, 90) == Counter(b"%d" % n for n in range(100)) - bodies_of(held)
 
 
-async def test_a_server_that_hangs_is_reported_before_the_deadline_and_heals(server: services.RedisServer) -> None:
+async def test_a_server_that_hangs_is_reported_before_the_deadline_and_recovers(server: services.RedisServer) -> None:
     assert server.process is not None
     async with opened(server.url) as queue:
         await queue.publish([b"before"], soon())
@@ -100,7 +100,9 @@ async def test_a_reader_that_is_cancelled_loses_nothing(server: services.RedisSe
     ("words", "kept"),
     [("FLUSHALL", []), ("DEL {eventmill}", []), (f"XGROUP DESTROY {{eventmill}} {GROUP}", [b"old"])],
 )
-async def test_a_group_that_is_gone_is_made_anew(server: services.RedisServer, words: str, kept: list[bytes]) -> None:
+async def test_a_group_that_is_gone_is_created_again(
+    server: services.RedisServer, words: str, kept: list[bytes]
+) -> None:
     async with opened(server.url) as queue:
         await queue.publish([b"old"], soon())
         held = await receive(queue, 1)
@@ -129,7 +131,7 @@ async def test_an_old_ack_removes_nothing_from_a_server_that_was_emptied(server:
 # memory
 
 
-async def test_a_full_queue_refuses_until_there_is_room(server: services.RedisServer) -> None:
+async def test_a_full_queue_rejects_until_there_is_room(server: services.RedisServer) -> None:
     async with opened(server.url, max_messages=5) as queue, opened(server.url, max_messages=5) as other:
         await queue.publish([b"%d" % n for n in range(5)], soon())
         for handle in (queue, other):
@@ -174,7 +176,7 @@ async def use_every_call(queue: Queue, count: int) -> None:
         count -= len(deliveries) - len(released)
 
 
-async def test_a_server_without_memory_can_be_drained_and_then_takes_messages_again(
+async def test_a_server_without_memory_can_be_drained_and_then_accepts_messages_again(
     small_server: services.RedisServer,
 ) -> None:
     async with opened(small_server.url) as publisher:
@@ -206,7 +208,7 @@ async def test_memory_that_another_program_takes_stops_publishers_only(small_ser
         assert await drain(queue, 1) == Counter([b"again"])
 
 
-async def test_memory_that_is_nearly_full_is_told(tmp_path: Path) -> None:
+async def test_memory_that_is_nearly_full_is_reported(tmp_path: Path) -> None:
     options = ("--appendonly", "yes", "--maxmemory", "20mb", "--maxmemory-policy", "noeviction")
     with services.running_redis(tmp_path / "redis", *options) as server:
         async with opened(server.url) as queue:
@@ -216,7 +218,7 @@ async def test_memory_that_is_nearly_full_is_told(tmp_path: Path) -> None:
             assert ["memory" in warning for warning in warnings] == [True]
 
 
-async def test_many_dead_letters_are_told_and_stop_nothing(server: services.RedisServer) -> None:
+async def test_many_dead_letters_are_reported_and_stop_nothing(server: services.RedisServer) -> None:
     async with opened(server.url, max_messages=10) as queue:
         await queue.dead.publish([b"dead"] * 4, soon())
         assert await queue.check() == []
@@ -229,7 +231,7 @@ async def test_many_dead_letters_are_told_and_stop_nothing(server: services.Redi
         await queue.ack(await receive(queue, 1))
 
 
-async def test_what_endangers_messages_is_told(tmp_path: Path) -> None:
+async def test_what_endangers_messages_is_reported(tmp_path: Path) -> None:
     options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     with services.running_redis(tmp_path / "redis", *options) as server:
         async with opened(server.url) as queue:
@@ -246,7 +248,7 @@ async def test_a_safe_server_gives_no_warnings(server: services.RedisServer) -> 
 # wrong settings
 
 
-async def test_a_wrong_password_is_told_from_an_outage(tmp_path: Path) -> None:
+async def test_a_wrong_password_is_distinguished_from_an_outage(tmp_path: Path) -> None:
     with services.running_redis(tmp_path / "redis", "--requirepass", "right") as server:
         for url in (server.url, server.url.replace("//", "//:wrong@")):
             async with opened(url) as queue:
@@ -257,7 +259,7 @@ async def test_a_wrong_password_is_told_from_an_outage(tmp_path: Path) -> None:
             await queue.publish([b"x"], soon())
 
 
-async def test_missing_rights_are_told_and_a_publisher_needs_few(server: services.RedisServer) -> None:
+async def test_missing_rights_are_reported_and_a_publisher_needs_few(server: services.RedisServer) -> None:
     await command(server.url, "ACL SETUSER reader on >pw ~* +xlen +info")
     await command(server.url, "ACL SETUSER writer on >pw ~* +xlen +xadd")
     async with opened(server.url.replace("//", "//reader:pw@")) as queue:
@@ -284,7 +286,7 @@ async def test_a_consumer_needs_no_more_rights_than_are_documented(server: servi
         assert (await queue.depth()).in_flight == 0
 
 
-async def test_a_key_of_another_program_is_told(server: services.RedisServer) -> None:
+async def test_a_key_of_another_program_is_reported(server: services.RedisServer) -> None:
     async with client(server.url) as redis:
         await redis.set("{eventmill}", "something else")
     async with opened(server.url) as queue:
@@ -296,19 +298,19 @@ async def test_a_key_of_another_program_is_told(server: services.RedisServer) ->
 @pytest.mark.parametrize(
     "url", ["", "http://h", "redis://", "redis://h:0/", "redis://:secret#1@h:6379/0", "redis://h/zero"]
 )
-async def test_an_address_that_is_none_is_told_without_secrets(url: str) -> None:
+async def test_an_invalid_address_is_reported_without_secrets(url: str) -> None:
     with pytest.raises(ValidationError, match="redis://|%XX|number of a database") as refusal:
         RedisQueueSettings(url=SecretStr(url))
     assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("options", ["max_connections=abc", "bogus=1", "socket_timeout=1", "decode_responses=true"])
-async def test_options_that_are_not_for_tls_are_refused(options: str) -> None:
+async def test_options_that_are_not_for_tls_are_rejected(options: str) -> None:
     with pytest.raises(ValidationError, match="TLS options only"):
         RedisQueueSettings(url=SecretStr(f"redis://127.0.0.1/0?{options}"))
 
 
-async def test_an_option_that_redis_does_not_know_is_told(server: services.RedisServer) -> None:
+async def test_an_option_that_redis_does_not_know_is_reported(server: services.RedisServer) -> None:
     with pytest.raises(ConfigurationError, match="EVENTMILL_QUEUE_REDIS_URL"):
         async with opened(f"{server.url.replace('redis:', 'rediss:')}?ssl_bogus=1"):
             pass
@@ -322,7 +324,7 @@ async def test_the_first_receive_of_a_new_queue_finds_nothing(server: services.R
         assert await queue.receive(1, 0) == []
 
 
-async def test_entries_that_somebody_deleted_leave_no_trace(server: services.RedisServer) -> None:
+async def test_entries_that_were_deleted_leave_no_trace(server: services.RedisServer) -> None:
     async with opened(server.url) as queue, client(server.url) as redis:
         await queue.publish([b"one", b"two"], soon())
         held = await receive(queue, 2)
@@ -333,13 +335,13 @@ async def test_entries_that_somebody_deleted_leave_no_trace(server: services.Red
         assert (depth.ready, depth.in_flight) == (1, 0)
 
 
-async def test_an_entry_of_somebody_else_is_handed_over(server: services.RedisServer) -> None:
+async def test_an_entry_of_another_program_is_returned(server: services.RedisServer) -> None:
     async with opened(server.url) as queue, client(server.url) as redis:
         await redis.xadd("{eventmill}", {"foreign": "words"})
         assert await drain(queue, 1) == Counter([b"words"])
 
 
-async def test_a_delay_longer_than_a_lease_holds_for_every_consumer(server: services.RedisServer) -> None:
+async def test_a_delay_longer_than_a_lease_holds_forevery_consumer(server: services.RedisServer) -> None:
     async with opened(server.url) as queue, opened(server.url) as other:
         await queue.publish([b"parked"], soon())
         await queue.release(await receive(queue, 1), delay_seconds=3.3)

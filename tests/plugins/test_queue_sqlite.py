@@ -103,7 +103,7 @@ def remove_all(folder: Path) -> None:
         file.unlink()
 
 
-async def test_a_file_that_is_removed_is_made_anew(tmp_path: Path) -> None:
+async def test_a_file_that_is_removed_is_created_again(tmp_path: Path) -> None:
     async with opened(tmp_path / "queue.db") as queue:
         await queue.publish([b"gone"], soon())
         remove_all(tmp_path)
@@ -128,7 +128,7 @@ async def test_a_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
         assert await drain(queue, 1) == {b"kept": 1}
 
 
-async def test_work_that_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -> None:
+async def test_work_that_no_one_waits_for_any_more_is_not_done(tmp_path: Path) -> None:
     async with opened(tmp_path / "queue.db") as queue:
         with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -141,7 +141,7 @@ async def test_work_that_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -
         assert (await queue.depth()).ready in (0, 1)  # what was under way may have been done
 
 
-async def test_a_file_can_be_opened_while_somebody_holds_it(tmp_path: Path) -> None:
+async def test_a_file_can_be_opened_while_another_process_holds_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "queue.db"):
         pass
     with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
@@ -151,7 +151,7 @@ async def test_a_file_can_be_opened_while_somebody_holds_it(tmp_path: Path) -> N
                 await queue.check()
 
 
-async def test_a_file_that_is_locked_for_long_is_told_and_heals(tmp_path: Path) -> None:
+async def test_a_file_that_is_locked_for_long_is_reported_and_recovers(tmp_path: Path) -> None:
     async with opened(tmp_path / "queue.db") as queue:
         with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -221,7 +221,7 @@ async def empty(queue: Queue) -> int:
 
 
 @pytest.mark.parametrize("body_bytes", [200, 60_000, 1_000_000])
-async def test_a_queue_that_fills_the_disk_can_be_drained_and_then_takes_messages_again(
+async def test_a_queue_that_fills_the_disk_can_be_drained_and_then_accepts_messages_again(
     small_disk: Path, body_bytes: int
 ) -> None:
     async with opened(small_disk / "queue.db") as queue, opened(small_disk / "queue.db") as consumer:
@@ -239,7 +239,7 @@ async def test_a_queue_that_fills_the_disk_can_be_drained_and_then_takes_message
             assert await empty(consumer) == again
 
 
-async def test_a_disk_that_another_program_fills_can_still_be_drained_and_heals(small_disk: Path) -> None:
+async def test_a_disk_that_another_program_fills_can_still_be_drained_and_recovers(small_disk: Path) -> None:
     async with opened(small_disk / "queue.db") as queue, opened(small_disk / "queue.db") as consumer:
         for _ in range(20):
             await queue.publish([os.urandom(60_000) for _ in range(20)], soon())
@@ -404,7 +404,7 @@ async def test_a_file_of_the_first_schema_that_was_not_finished_is_finished(tmp_
         assert await drain(queue, 1) == {b"new": 1}
 
 
-async def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_rejected_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "noise.db").write_bytes(b"not a database at all" * 1000)
     with pytest.raises(ConfigurationError, match=r"noise\.db.*not a database"):
         async with opened(tmp_path / "noise.db"):
@@ -419,7 +419,7 @@ async def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_file_of_another_program_is_refused_in_words(tmp_path: Path) -> None:
+async def test_a_file_of_another_program_is_rejected_with_a_message(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "cookies.db")) as other:
         other.execute("CREATE TABLE messages (body TEXT)")
     with pytest.raises(ConfigurationError, match="another program"):
@@ -427,7 +427,7 @@ async def test_a_file_of_another_program_is_refused_in_words(tmp_path: Path) -> 
             pass
 
 
-async def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_is_rejected_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "queue.db", tmp_path):
         with pytest.raises(ConfigurationError, match="as a queue"):
@@ -436,7 +436,7 @@ async def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
-async def test_a_disk_of_another_machine_is_refused_in_words(
+async def test_a_disk_of_another_machine_is_rejected_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     mounts = tmp_path / "mounts"

@@ -84,7 +84,7 @@ async def test_one_call_that_fails_of_several_leaves_the_others_confirmed(server
         assert set(await drain(queue, 25 - len(failed))) == {b"%d" % n for n in range(25) if n not in failed}
 
 
-async def test_a_lost_reply_is_no_confirmation_and_repeating_only_doubles(server: services.SqsServer) -> None:
+async def test_a_lost_reply_is_not_a_confirmation_and_repeating_only_doubles(server: services.SqsServer) -> None:
     async with opened(server) as queue:
         server.fail("lost", action="SendMessageBatch")
         with pytest.raises(QueueUnavailable):
@@ -94,7 +94,7 @@ async def test_a_lost_reply_is_no_confirmation_and_repeating_only_doubles(server
 
 
 @pytest.mark.parametrize("kind", ["cut", "throttle", "error"])
-async def test_every_method_reports_an_outage_and_heals(server: services.SqsServer, kind: str) -> None:
+async def test_every_method_reports_an_outage_and_recovers(server: services.SqsServer, kind: str) -> None:
     async with opened(server) as queue:
         await queue.publish([b"held", b"kept"], soon())
         held = await receive(queue, 1)
@@ -162,7 +162,7 @@ async def test_a_message_of_another_program_as_large_as_sqs_takes_is_dead_letter
         assert "cut from 1048576 bytes" in record.message
 
 
-async def test_what_is_too_large_even_for_the_dead_letters_is_refused(server: services.SqsServer) -> None:
+async def test_what_is_too_large_even_for_the_dead_letters_is_rejected(server: services.SqsServer) -> None:
     async with opened(server) as queue:
         with pytest.raises(PartialFailure) as failure:
             await queue.dead.publish([b"\xff" * 800_000, b"dead"], soon())
@@ -286,7 +286,7 @@ async def test_a_role_that_may_only_send_passes_its_check_with_a_warning(server:
             await queue.check()
 
 
-async def test_missing_rights_are_told_from_an_outage(server: services.SqsServer) -> None:
+async def test_missing_rights_are_distinguished_from_an_outage(server: services.SqsServer) -> None:
     async with opened(server) as queue:
         server.fail("deny", -1)
         for failing in (queue.publish([b"x"], soon()), queue.receive(1, 0), queue.check()):
@@ -294,7 +294,7 @@ async def test_missing_rights_are_told_from_an_outage(server: services.SqsServer
                 await failing
 
 
-async def test_wrong_credentials_are_told(server: services.SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_credentials_are_reported(server: services.SqsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
     async with opened(server, migrated=False) as queue:
         for failing in (queue.publish([b"x"], soon()), queue.receive(1, 0), queue.check(), queue.migrate()):
@@ -302,7 +302,7 @@ async def test_wrong_credentials_are_told(server: services.SqsServer, monkeypatc
                 await failing
 
 
-async def test_missing_credentials_are_told_with_their_cure(
+async def test_missing_credentials_are_reported_with_what_to_do(
     server: services.SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in services.AWS:
@@ -315,7 +315,7 @@ async def test_missing_credentials_are_told_with_their_cure(
             await queue.publish([b"x"], soon())
 
 
-async def test_a_queue_that_is_not_there_is_told(server: services.SqsServer) -> None:
+async def test_a_queue_that_is_not_there_is_reported(server: services.SqsServer) -> None:
     async with opened(server, migrated=False) as queue:
         for failing in (queue.publish([b"x"], soon()), queue.receive(1, 0), queue.check()):
             with pytest.raises(QueueMisconfigured, match="does not exist"):
@@ -334,7 +334,7 @@ async def test_a_queue_that_is_not_there_is_told(server: services.SqsServer) -> 
         ("https://sqs.eu-west-1.amazonaws.com/123/events.fifo", "FIFO"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_in_words(url: str, words: str) -> None:
+def test_a_url_that_cannot_be_used_is_rejected_with_a_message(url: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         SqsQueueSettings(url=url)
 
@@ -353,7 +353,7 @@ async def test_credentials_that_are_corrected_are_found_without_restart(
         await queue.publish([b"x"], soon())
 
 
-async def test_a_server_that_is_no_sqs_is_told_and_not_asked_in_a_loop(
+async def test_a_server_that_is_not_sqs_is_reported_and_not_asked_in_a_loop(
     server: services.SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
@@ -456,7 +456,7 @@ async def test_a_dead_letter_queue_that_is_named_is_used(server: services.SqsSer
         assert await queue.check() == []
 
 
-async def test_migrating_without_the_right_is_told(server: services.SqsServer) -> None:
+async def test_migrating_without_the_right_is_reported(server: services.SqsServer) -> None:
     async with opened(server, migrated=False) as queue:
         server.fail("deny", -1, "CreateQueue")
         with pytest.raises(QueueMisconfigured, match="not authorized"):
@@ -483,7 +483,7 @@ async def test_the_printed_commands_name_both_queues(server: services.SqsServer)
         ({"MaximumMessageSize": "16384"}, "above 16384 bytes"),
     ],
 )
-async def test_settings_that_may_lose_events_are_told(
+async def test_settings_that_may_lose_events_are_reported(
     server: services.SqsServer, settings: dict[str, str], words: str
 ) -> None:
     client(server).create_queue(QueueName="events", Attributes=settings)
@@ -491,7 +491,7 @@ async def test_settings_that_may_lose_events_are_told(
         assert any(words in warning for warning in await queue.check())
 
 
-async def test_dead_letters_without_a_queue_are_refused_with_the_cure(server: services.SqsServer) -> None:
+async def test_dead_letters_without_a_queue_are_rejected_with_what_to_do(server: services.SqsServer) -> None:
     client(server).create_queue(QueueName="events")
     async with opened(server, migrated=False) as queue:
         with pytest.raises(QueueMisconfigured, match="eventmill migrate"):

@@ -174,7 +174,7 @@ def test_the_row_at_fault_is_the_one_that_clickhouse_names(words: str, indexes: 
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 502])
-async def test_a_server_that_is_no_clickhouse_is_told_from_one_that_is_away(status: int) -> None:
+async def test_a_server_that_is_not_clickhouse_is_distinguished_from_one_that_is_unavailable(status: int) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 5\r\nConnection: close\r\n\r\nproxy" % status)
@@ -187,7 +187,7 @@ async def test_a_server_that_is_no_clickhouse_is_told_from_one_that_is_away(stat
                 await store.check()
 
 
-async def test_a_question_that_fails_midway_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+async def test_a_query_that_fails_midway_leaves_nothing_to_the_next(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
     for _ in range(3):
         with pytest.raises(ClickHouseError):
@@ -282,7 +282,7 @@ async def test_an_insert_of_unknown_outcome_can_be_repeated(server: services.Cli
         assert await count(store) == 1000
 
 
-async def test_inserts_do_not_wait_for_slow_questions_on_a_server(server: services.ClickHouse) -> None:
+async def test_inserts_do_not_wait_for_slow_queries_on_a_server(server: services.ClickHouse) -> None:
     async with opened(server.url) as store:
         await store.migrate()
         server.fail("slow", count=12, on="question")
@@ -316,7 +316,7 @@ async def test_a_server_that_hangs_costs_every_caller_the_same_short_time() -> N
     await hanging.wait_closed()
 
 
-async def test_a_schema_at_fault_is_told_from_bad_events(server: services.ClickHouse) -> None:
+async def test_a_schema_at_fault_is_distinguished_from_bad_events(server: services.ClickHouse) -> None:
     async with opened(server.url) as store:
         await store.migrate()
         server.fail("misconfigured")
@@ -325,7 +325,7 @@ async def test_a_schema_at_fault_is_told_from_bad_events(server: services.ClickH
 
 
 @pytest.mark.parametrize("kind", ["500", "cut before", "slow"])
-async def test_a_question_that_fails_heals_by_itself(server: services.ClickHouse, kind: str) -> None:
+async def test_a_query_that_fails_recovers(server: services.ClickHouse, kind: str) -> None:
     async with opened(server.url) as store:
         await store.migrate()
         await store.insert(EventBatch.of([make_event()]))
@@ -355,7 +355,7 @@ async def on_disk(connection: EmbeddedConnection, user_id: str) -> int:
     return int(count)
 
 
-async def test_what_is_erased_leaves_the_disk_and_hides_older_versions_for_ever(tmp_path: Path) -> None:
+async def test_what_is_erased_leaves_the_disk_and_hides_older_versions_forever(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
     store = ClickHouseStore(connection)
     await store.migrate()
@@ -415,7 +415,7 @@ async def test_an_insert_does_not_wait_for_an_erasure(tmp_path: Path) -> None:
 # wrong settings, in words
 
 
-async def test_a_missing_schema_is_told_with_its_cure(url: str) -> None:
+async def test_a_missing_schema_is_reported_with_what_to_do(url: str) -> None:
     async with opened(url) as store:
         with pytest.raises(StoreMisconfigured, match="run `eventmill migrate`"):
             await store.check()
@@ -423,19 +423,19 @@ async def test_a_missing_schema_is_told_with_its_cure(url: str) -> None:
             await store.insert(EventBatch.of(make_events(1)))
 
 
-async def test_a_wrong_password_is_told(server: services.ClickHouse) -> None:
+async def test_a_wrong_password_is_reported(server: services.ClickHouse) -> None:
     async with opened(f"http://default:wrong@127.0.0.1:{server.port}/") as store:
         with pytest.raises(StoreMisconfigured, match="Authentication failed"):
             await store.check()
 
 
-async def test_a_missing_database_is_told(server: services.ClickHouse) -> None:
+async def test_a_missing_database_is_reported(server: services.ClickHouse) -> None:
     async with opened(f"{server.url}?database=nowhere") as store:
         with pytest.raises(StoreMisconfigured, match="nowhere"):
             await store.check()
 
 
-async def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
+async def test_a_folder_in_use_is_reported(tmp_path: Path) -> None:
     address = f"chdb://{tmp_path}/chdb"
     writer = start_writer(address)
     assert writer.stdout is not None
@@ -467,7 +467,7 @@ async def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
         "clickhouse://h",
     ],
 )
-async def test_an_address_that_is_none_is_told_without_secrets(address: str) -> None:
+async def test_an_invalid_address_is_reported_without_secrets(address: str) -> None:
     with pytest.raises(ValidationError, match="chdb:///PATH|database=NAME|%XX") as refusal:
         ClickHouseStoreSettings(url=SecretStr(address))
     assert "secret" not in str(refusal.value)
@@ -614,7 +614,7 @@ async def test_a_scan_from_1970_on_ends(url: str) -> None:
         assert len(await scan_all(store, EventFilter("default", 0, NOON_MS + 1))) == 1
 
 
-async def test_a_table_that_was_removed_is_told(tmp_path: Path) -> None:
+async def test_a_table_that_was_removed_is_reported(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
     store = ClickHouseStore(connection)
     await store.migrate()
@@ -625,7 +625,7 @@ async def test_a_table_that_was_removed_is_told(tmp_path: Path) -> None:
     await connection.close()
 
 
-async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+async def test_a_newer_schema_is_rejected(tmp_path: Path) -> None:
     connection = EmbeddedConnection(tmp_path / "chdb")
     store = ClickHouseStore(connection)
     await store.migrate()
@@ -707,7 +707,7 @@ async def test_the_schema_of_a_cluster_works_on_one_shard_without_keeper(tmp_pat
 # queries
 
 
-async def test_a_question_reads_what_it_matches(url: str) -> None:
+async def test_a_query_reads_what_it_matches(url: str) -> None:
     days = [make_event(event_id=f"{n}", timestamp_ms=NOON_MS - n * 8_640_000) for n in range(20_000)]
     async with opened(url) as store:
         await store.migrate()
@@ -718,7 +718,7 @@ async def test_a_question_reads_what_it_matches(url: str) -> None:
         assert time.perf_counter() - started < 5
 
 
-async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_query_that_takes_too_long_is_rejected(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 10)
     async with opened(url) as store:
         monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 1_000_000)
@@ -729,7 +729,7 @@ async def test_a_question_that_takes_too_long_is_refused(url: str, monkeypatch: 
             await store.metrics(question())
 
 
-async def test_inserts_do_not_wait_for_a_long_question(tmp_path: Path) -> None:
+async def test_inserts_do_not_wait_for_a_long_query(tmp_path: Path) -> None:
     long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
     connection = EmbeddedConnection(tmp_path / "chdb")
     store = ClickHouseStore(connection)
@@ -762,7 +762,7 @@ asyncio.run(main())
 """
 
 
-def test_leaving_during_a_long_question_ends_cleanly(tmp_path: Path) -> None:
+def test_stopping_during_a_long_query_ends_cleanly(tmp_path: Path) -> None:
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", _LEAVER, str(tmp_path / "chdb")],
@@ -778,7 +778,7 @@ def test_leaving_during_a_long_question_ends_cleanly(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-async def test_questions_that_nobody_waits_for_hold_nobody_up(tmp_path: Path) -> None:
+async def test_queries_that_no_one_waits_for_delay_no_one(tmp_path: Path) -> None:
     long = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
     connection = EmbeddedConnection(tmp_path / "chdb")
     asking = [asyncio.create_task(connection.query(long, {}, {"max_execution_time": 60})) for _ in range(30)]
@@ -796,7 +796,7 @@ async def test_questions_that_nobody_waits_for_hold_nobody_up(tmp_path: Path) ->
     await connection.close()
 
 
-async def test_a_question_to_a_server_may_end_when_its_connection_does(server: services.ClickHouse) -> None:
+async def test_a_query_to_a_server_may_end_when_its_connection_does(server: services.ClickHouse) -> None:
     connection = ServerConnection(Address.parse(server.url), 5)
     sql = "SELECT value FROM system.settings WHERE name = 'readonly'"
     assert await connection.query(sql, {}, {}) == [("2",)]  # the server cancels no other question
@@ -930,7 +930,7 @@ async def test_no_profile_makes_an_answer_wrong(server: services.ClickHouse, nam
         ("max_result_rows", 1, "result_overflow_mode"),
     ],
 )
-async def test_a_question_that_reaches_a_limit_fails_whatever_the_profile_says(
+async def test_a_query_that_reaches_a_limit_fails_whatever_the_profile_says(
     server: services.ClickHouse, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, mode: str
 ) -> None:
     server.set_profile({mode: "break", "max_block_size": "1"})
@@ -980,7 +980,7 @@ async def test_a_store_that_takes_inserts_needs_no_other_proof(server: services.
         assert await store.check() == []
 
 
-async def test_a_user_who_may_only_read_is_told_by_a_check_and_can_ask(server: services.ClickHouse) -> None:
+async def test_a_user_who_may_only_read_is_reported_by_a_check_and_can_ask(server: services.ClickHouse) -> None:
     async with opened(server.url) as store:
         await store.migrate()
         await store.insert(EventBatch.of(make_events(10)))
@@ -994,7 +994,7 @@ async def test_a_user_who_may_only_read_is_told_by_a_check_and_can_ask(server: s
             await store.insert(EventBatch.of(make_events(1)))
 
 
-async def test_a_setting_that_the_server_fixes_otherwise_is_told(server: services.ClickHouse) -> None:
+async def test_a_setting_that_the_server_fixes_otherwise_is_reported(server: services.ClickHouse) -> None:
     server.set_profile({"async_insert": "1"}, fixed=["async_insert"])
     async with opened(server.url) as store:
         await store.migrate()

@@ -63,7 +63,7 @@ class QueuePublishing(QueueSuite):
         await queue.publish([b"same"], soon())
         assert await drain(queue, 3) == Counter({b"same": 3})
 
-    async def test_a_body_that_is_too_large_is_refused_alone(self, queue: Queue) -> None:
+    async def test_a_body_that_is_too_large_is_rejected_alone(self, queue: Queue) -> None:
         """A body above the limit is Refused in a PartialFailure; the other bodies are published.
 
         Likely cause: the size is checked by the service for the whole batch.
