@@ -69,13 +69,13 @@ def test_a_crowd_of_rejected_events_is_dead_lettered_without_recursion(rejection
 
 def test_healthy_events_flow_while_a_part_of_the_store_is_unavailable_for_an_hour() -> None:
     posts = [Post(at, 5, "") for at in range(1, 3600, 60)]
-    run = simulate_plan(plan(posts, Window("store partly away", 0, 3600), seconds=3600))
+    run = simulate_plan(plan(posts, Window("store partly unavailable", 0, 3600), seconds=3600))
     assert run.violations == []
 
 
 def test_a_dead_queue_that_is_unavailable_delays_no_healthy_event() -> None:
     posts = [Post(at, 2, "rejected" if at % 20 == 1 else "") for at in range(1, 600, 10)]
-    run = simulate_plan(plan(posts, Window("dead queue away", 0, 600), seconds=600))
+    run = simulate_plan(plan(posts, Window("dead queue unavailable", 0, 600), seconds=600))
     assert run.violations == []
 
 
@@ -127,7 +127,7 @@ def test_a_lease_that_is_never_released_is_noticed(monkeypatch: pytest.MonkeyPat
         return
 
     monkeypatch.setattr(Leases, "release", keep)
-    assert is_noticed(lambda plan: "store partly away" in plan.kinds)
+    assert is_noticed(lambda plan: "store partly unavailable" in plan.kinds)
 
 
 def test_a_failure_that_counts_as_a_rejection_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_failure_that_counts_as_a_rejection_is_noticed(monkeypatch: pytest.Mon
         return outcome
 
     monkeypatch.setattr(Inserter, "isolate", accuse)
-    assert is_noticed(lambda plan: "store partly away" in plan.kinds)
+    assert is_noticed(lambda plan: "store partly unavailable" in plan.kinds)
 
 
 def test_a_trial_that_cannot_start_and_counts_as_a_death_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_receiver_that_stops_after_an_error_is_noticed(monkeypatch: pytest.Mon
         return not any(isinstance(answer, Exception) for answer in answers)
 
     monkeypatch.setattr(Receiver, "_go_on", give_up)
-    assert is_noticed(lambda plan: "queue away" in plan.kinds)
+    assert is_noticed(lambda plan: "queue unavailable" in plan.kinds)
 
 
 def test_an_insert_that_does_not_wait_for_the_store_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_an_insert_that_does_not_wait_for_the_store_is_noticed(monkeypatch: pyte
         return True
 
     monkeypatch.setattr(Inserter, "insert", once)
-    assert is_noticed(lambda plan: "store away" in plan.kinds)
+    assert is_noticed(lambda plan: "store unavailable" in plan.kinds)
 
 
 def test_a_lease_that_is_never_extended_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

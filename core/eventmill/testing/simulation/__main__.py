@@ -1,4 +1,4 @@
-"""Run seeds and print the story of the first that breaks a promise. Exit 1 when there is one."""
+"""Run seeds, and print the story of the first that breaks a promise. Exit with 1 if one does."""
 
 import sys
 

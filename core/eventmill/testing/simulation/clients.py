@@ -1,4 +1,4 @@
-"""The clients of a simulated API, and what they were promised."""
+"""The clients of a simulated API, and the events that the API accepted."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _PAUSE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Ledger:
-    """What clients sent, and when it was accepted."""
+    """The events that clients sent, and when the API accepted them."""
 
     posted: dict[str, Event] = field(default_factory=dict)
     accepted_at: dict[str, float] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Ledger:
 
 
 class Clients:
-    """Post events as the plan says.
+    """Posts events according to the plan.
 
     Attributes:
         api: the process that takes posts now, and its publisher.
@@ -37,7 +37,7 @@ class Clients:
         self._world = world
 
     async def post(self, number: int, post: Post) -> None:
-        """Post events as a client does: again after a failure, and not for ever."""
+        """Post events like a client: repeat after a failure, a few times."""
         await asyncio.sleep(post.at)
         bad = [post.bad] + (post.count - 1) * ["" if post.bad == "poison" else post.bad]
         events = [self._event(f"{number}-{index}", kind) for index, kind in enumerate(bad)]
@@ -56,7 +56,7 @@ class Clients:
             await publisher.publish([encode_line(event) for event in events])
         except EventmillError:
             return False
-        return process.alive  # a process that died meanwhile has answered nobody
+        return process.alive  # a process that died meanwhile has not responded
 
     def _event(self, event_id: str, bad: str) -> Event:
         now_ms = int((EPOCH_SECONDS + self._world.now) * 1000)

@@ -1,4 +1,4 @@
-"""An event loop on a virtual clock with a seeded scheduler: hours pass in milliseconds, the same way each time."""
+"""A reproducible event loop: its clock is virtual, so that hours take milliseconds, and its scheduler is seeded."""
 
 import asyncio
 import contextlib
@@ -12,17 +12,17 @@ from unittest import mock
 
 EPOCH_SECONDS = 1_700_000_000.0  # the wall clock when a simulation starts
 MAX_STEPS = 150_000
-_STEP_SECONDS = 1e-6  # running takes time too
+_STEP_SECONDS = 1e-6  # virtual time that a step takes
 _LAST_STEPS = 2_000
 _STACK_FRAMES = 150
 
 
 class StuckError(AssertionError):
-    """Nothing can ever happen again, or far too much happens."""
+    """The loop is deadlocked, or runs far too many steps."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs callbacks that are ready in an order drawn from `rng`; if none is, time jumps to the next timer.
+    """Runs ready callbacks in random order. If none is ready, time jumps to the next timer.
 
     Attributes:
         wall_offset_seconds: what a clock jump has added to the wall clock so far.
@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._seconds = 0.0
         self._rng = rng
         self._steps = 0
-        self._selector = self  # the loop asks it what to wait for: `select` is all that it needs
+        self._selector = self  # the loop calls only `select` of its selector
         numbers = itertools.count()
         self.set_task_factory(lambda loop, coro, **options: _Task(next(numbers), coro, loop=loop, **options))
         self.errors: list[str] = []
@@ -53,7 +53,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> list[Any]:
         """Let virtual time pass instead of waiting for sockets."""
         self._steps += 1
-        ready = self._ready  # type: ignore[attr-defined]  # no public way leads to what is ready
+        ready = self._ready  # type: ignore[attr-defined]  # there is no public access to ready callbacks
         if self._steps > MAX_STEPS or (timeout is None and not ready):
             raise StuckError(f"stuck after {self._steps} steps, at {self._seconds:.1f} s")
         if len(ready) > 1:
@@ -62,7 +62,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return []
 
     def give_up_after(self, steps: int) -> None:
-        """Raise StuckError that many steps from now."""
+        """Raise StuckError after this many steps."""
         self._steps = MAX_STEPS - steps
 
     def _process_events(self, event_list: list[Any]) -> None:
@@ -81,7 +81,7 @@ class _Task(asyncio.Task[Any]):
 
 
 def run(main: Coroutine[Any, Any, None], loop: VirtualLoop, seed: int) -> None:
-    """Run `main` on the loop, with the clocks of `time`, the random numbers and the depth of the stack in its hands."""
+    """Run `main` on the loop, with virtual clocks in `time`, seeded random numbers and a small stack."""
     with _virtual_time(loop), _seeded(seed), _shallow_stack():
         try:
             loop.run_until_complete(main)
@@ -120,7 +120,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shallow_stack() -> Iterator[None]:
-    """Recursion that data drives must show with a hundred events, not only with a thousand."""
+    """Limit the stack, so that recursion over data fails with a hundred events already."""
     depth, limit = 0, sys.getrecursionlimit()
     frame = sys._getframe()
     while (caller := frame.f_back) is not None:

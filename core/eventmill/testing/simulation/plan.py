@@ -1,36 +1,36 @@
-"""What goes wrong in one simulated run: everything here follows from the seed."""
+"""The plan of a run: its traffic and its faults, all drawn from the seed."""
 
 import random
 from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal[
-    "store away",  # every insert and check fails
-    "store rejects all",  # a schema at fault: every event is rejected, also a canary
-    "store hangs",  # inserts answer only after a long time, and then fail
-    "store partly away",  # some rows fail, whatever comes with them
-    "queue away",  # every call to the main queue fails
-    "dead queue away",  # every call to the dead letters fails
-    "dead queue partly fails",  # it confirms a part of what is published at once
+    "store unavailable",  # every insert and check fails
+    "store rejects all",  # a wrong schema: every event is rejected, also canaries
+    "store hangs",  # inserts take very long, and then fail
+    "store partly unavailable",  # some rows always fail
+    "queue unavailable",  # every call to the main queue fails
+    "dead queue unavailable",  # every call to the dead-letter queue fails
+    "dead queue partly fails",  # it confirms only a part of a publish
     "disk full",  # publishing fails; leases and acks work
-    "store loses replies",  # a call has its effect and fails
+    "store loses replies",  # a call takes effect, but fails
     "queue loses replies",
     "queue doubles",  # a published message exists twice
-    "short receives",  # a receive brings fewer messages than exist, or none
+    "short receives",  # a receive returns fewer messages than exist, or none
     "stolen leases",  # a lease ends early
     "slow calls",
     "clock jumps",  # of the wall clock
-    "children die",  # subprocesses that try messages, by chance
+    "children die",  # trial subprocesses crash at random
     "crashes",  # of a process, between any two steps
     "stops",  # of a process, as by SIGTERM
 ]
 WINDOWS: tuple[Kind, ...] = (
-    "store away",
+    "store unavailable",
     "store rejects all",
     "store hangs",
-    "store partly away",
-    "queue away",
-    "dead queue away",
+    "store partly unavailable",
+    "queue unavailable",
+    "dead queue unavailable",
     "disk full",
 )
 OTHERS: tuple[Kind, ...] = (
@@ -49,8 +49,8 @@ OTHERS: tuple[Kind, ...] = (
 # With faults of these kinds alone, an event that nothing is wrong with must be stored within a bound.
 HARMLESS: frozenset[Kind] = frozenset(
     {
-        "store partly away",
-        "dead queue away",
+        "store partly unavailable",
+        "dead queue unavailable",
         "dead queue partly fails",
         "queue doubles",
         "short receives",
@@ -59,7 +59,7 @@ HARMLESS: frozenset[Kind] = frozenset(
 )
 # Only faults of these kinds may let a lease end, or a dead letter be published twice.
 DISTURBING: frozenset[Kind] = frozenset(
-    {"queue loses replies", "queue doubles", "stolen leases", "slow calls", "queue away", "crashes", "stops"}
+    {"queue loses replies", "queue doubles", "stolen leases", "slow calls", "queue unavailable", "crashes", "stops"}
 )
 Rejection = Literal["all named", "one named", "none named"]
 Bad = Literal["", "rejected", "poison"]
@@ -67,7 +67,7 @@ Bad = Literal["", "rejected", "poison"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A span of seconds in which one kind of fault is on."""
+    """A span of time in which one kind of fault is active."""
 
     kind: Kind
     start: float
@@ -76,7 +76,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What a client posts: `count` events at once, all good or all rejected, or one poison among good ones."""
+    """One post: `count` events, all valid, all rejected by the store, or one poison event among valid ones."""
 
     at: float
     count: int
@@ -104,7 +104,7 @@ class Plan:
     rejection: Rejection = "all named"
     half_stored: bool = False
     batch_events: int = 20
-    trial_starts: float = 1.0  # how often a process to try messages in can be started
+    trial_starts: float = 1.0  # the probability that a trial subprocess can start
 
     @property
     def has_poison(self) -> bool:
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def is_orderly(self) -> bool:
-        """Whether no lease may end before its message is settled, and each dead letter is there once."""
+        """Whether no lease may end before its message is settled, and each dead letter must exist once."""
         return not self.kinds & DISTURBING and not self.has_poison
 
     @property
@@ -125,7 +125,7 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """Draw a plan. Each has a few kinds of faults only: all at once would hide each other."""
+    """Draw a plan with a few kinds of faults. All kinds at once would hide each other."""
     rng = random.Random(seed)
     seconds = rng.choice([20.0, 60.0, 200.0])
     some = set(rng.sample(WINDOWS, rng.choice([0, 1, 1, 2]))) | set(rng.sample(OTHERS, rng.choice([0, 1, 1, 2, 3])))

@@ -1,4 +1,4 @@
-"""A queue in a simulated world: it misbehaves as the plan says, and never more than the contract allows."""
+"""A simulated queue. It fails according to the plan, within what the contract allows."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class Message:
 
 
 class Broker:
-    """The server's side: messages by number."""
+    """The server: messages by number."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -68,7 +68,7 @@ class Broker:
             self.messages.pop(delivery.lease[0], None)
 
     def hide(self, deliveries: Sequence[Delivery], seconds: float, *, keep: bool) -> list[Delivery]:
-        """Set when these messages become visible; return those whose lease was lost."""
+        """Set when these messages become visible; return the deliveries whose lease is lost."""
         lost = []
         for delivery in deliveries:
             message = self._held(delivery)
@@ -81,7 +81,7 @@ class Broker:
         return lost
 
     async def wait(self, seconds: float) -> None:
-        """Wait until a message may have become visible, at most so long."""
+        """Wait until a message may be visible, at most this long."""
         now = self.world.now
         later = [message.visible_at - now for message in self.messages.values() if message.visible_at > now]
         self._changed.clear()
@@ -95,13 +95,13 @@ class Broker:
         return message if message is not None and message.attempts == attempt and message.holder else None
 
     def held_events(self, holder: str) -> int:
-        """How many events a process holds under leases that have not ended."""
+        """Return how many events a process holds under valid leases."""
         now = self.world.now
         return sum(m.events for m in self.messages.values() if m.holder == holder and m.visible_at > now)
 
 
 class SimulatedQueue(Queue):
-    """One process's handle of a broker."""
+    """The handle of one process on a broker."""
 
     def __init__(self, process: Process, broker: Broker, dead: "SimulatedQueue | None" = None) -> None:
         self._process = process
@@ -160,7 +160,7 @@ class SimulatedQueue(Queue):
         return await self._call(list)
 
     async def _call(self, effect: Callable[[], T]) -> T:
-        if self._world.is_on("queue away" if self._dead is not None else "dead queue away"):
+        if self._world.is_on("queue unavailable" if self._dead is not None else "dead queue unavailable"):
             await self._process.step()
             await self._world.pause()
             raise QueueUnavailable("away")

@@ -1,4 +1,4 @@
-"""A store of the contract in a simulated world."""
+"""A simulated store. It fails according to the plan, within what the contract allows."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _SICK_SHARE = 0.3
 
 
 class Table:
-    """The server's side: the events, and when each was stored first."""
+    """The server: the events, and when each was first stored."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -35,16 +35,16 @@ class Table:
             self.stored_at.setdefault(event.event_id, self.world.now)
 
     def is_on_sick_shard(self, event: Event) -> bool:
-        """Whether this row fails while the store is partly away."""
+        """Return whether this row fails while the store is partly unavailable."""
         place = blake2b(event.event_id.encode(), digest_size=4).digest()
         return int.from_bytes(place) / 2**32 < max(_SICK_SHARE, self.world.plan.share)
 
     def is_sick(self, event: Event) -> bool:
-        return self.world.is_on("store partly away") and self.is_on_sick_shard(event)
+        return self.world.is_on("store partly unavailable") and self.is_on_sick_shard(event)
 
 
 class SimulatedStore(Store):
-    """One process's handle of a table."""
+    """The handle of one process on a table."""
 
     def __init__(self, process: Process, table: Table) -> None:
         self._process = process
@@ -60,7 +60,7 @@ class SimulatedStore(Store):
             await asyncio.sleep(HANG_SECONDS)
             raise StoreUnavailable("no answer in time")
         if any(event.user_id == "poison" for event in batch.events):
-            self._world.tell(f"{self._process.name}: dies of a poison")
+            self._world.tell(f"{self._process.name}: crashes on a poison event")
             self._process.die()
             await self._process.step()
         events = self._taken(batch.events)
@@ -70,9 +70,9 @@ class SimulatedStore(Store):
         )
 
     def _taken(self, events: Sequence[Event]) -> Sequence[Event]:
-        """The events, if the store takes them all. Raises what it says otherwise."""
-        if self._world.is_on("store away"):
-            raise StoreUnavailable("away")
+        """Return the events if the store accepts them all. Raise its error otherwise."""
+        if self._world.is_on("store unavailable"):
+            raise StoreUnavailable("unavailable")
         if self._world.is_on("store rejects all"):
             raise RejectedEvents("no such column", [0])
         sick = [event for event in events if self._table.is_sick(event)]
@@ -80,7 +80,7 @@ class SimulatedStore(Store):
         if (sick or bad) and self._world.plan.half_stored:
             self._table.put([event for event in events if event.user_id == "good" and event not in sick])
         if sick:
-            raise StoreUnavailable("part of it is away") if len(sick) % 2 else RuntimeError("part of it is away")
+            raise StoreUnavailable("a part is unavailable") if len(sick) % 2 else RuntimeError("a part is unavailable")
         if bad:
             named = {"all named": bad, "one named": bad[:1], "none named": None}[self._world.plan.rejection]
             raise RejectedEvents("no such user", named)
@@ -106,6 +106,6 @@ class SimulatedStore(Store):
 
     async def check(self) -> list[str]:
         await self._world.pause()
-        if self._world.is_on("store away") or self._world.is_on("store hangs"):
-            raise StoreUnavailable("away")
+        if self._world.is_on("store unavailable") or self._world.is_on("store hangs"):
+            raise StoreUnavailable("unavailable")
         return []

@@ -39,7 +39,7 @@ def _same(backend: T) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of a seed: `violations` is empty if every promise was kept."""
+    """The result of a seed: `violations` is empty if every promise was kept."""
 
     seed: int
     story: Sequence[str]
@@ -68,14 +68,14 @@ def simulate_plan(plan: Plan, wrap_queue: WrapQueue = _same, wrap_store: WrapSto
         world.violate(str(error))
     else:
         if loop.errors and not plan.has_poison and "crashes" not in plan.kinds:
-            world.violate(f"an error that nobody handled: {loop.errors[0]}")
+            world.violate(f"an unhandled error: {loop.errors[0]}")
     finally:
         logging.disable(level)
     return Run(plan.seed, world.story, world.violations)
 
 
 class Simulation:
-    """The processes of a deployment: an API, consumers, and whoever starts them again."""
+    """The processes of a deployment: an API and consumers, with a supervisor that restarts them."""
 
     def __init__(self, world: World, wrap_queue: WrapQueue, wrap_store: WrapStore) -> None:
         self._world = world
@@ -90,7 +90,7 @@ class Simulation:
         self._finished = False
 
     async def run(self) -> None:
-        """Let the plan happen, wait until the deployment comes to rest, and judge it."""
+        """Execute the plan, wait until the deployment comes to rest, and check the promises."""
         world, plan = self._world, self._plan
         world.tell(f"seed {plan.seed}: {', '.join(sorted(plan.kinds)) or 'no faults'}; rejections: {plan.rejection}")
         for window in plan.windows:
@@ -112,7 +112,7 @@ class Simulation:
     # processes
 
     async def _keep(self, name: str, start: Start) -> None:
-        """Keep a process running: start it again whenever it has ended."""
+        """Keep a process running: restart it whenever it ends."""
         generation = 0
         while not self._finished:
             generation += 1
@@ -150,7 +150,7 @@ class Simulation:
         return self._wrap_queue(SimulatedQueue(process, self._broker, SimulatedQueue(process, self._dead)))
 
     async def _try(self, bodies: Sequence[bytes]) -> Verdict:
-        """What a child process would make of these messages."""
+        """Return the verdict of a trial subprocess on these messages."""
         await asyncio.sleep(self._world.rng.uniform(0.2, 1))
         if self._world.rng.random() > self._plan.trial_starts and not self._world.is_calm:
             return Verdict.UNKNOWN
@@ -170,7 +170,7 @@ class Simulation:
         if process.alive:
             self._world.violate(f"{process.name} was told to stop {LEAVE_SECONDS:g} s ago")
 
-    # what happens to them
+    # faults
 
     def _troubles(self) -> list[Trouble]:
         rng, plan = self._world.rng, self._plan
@@ -191,7 +191,7 @@ class Simulation:
         body = f"garbage at {at}".encode()
         self._clients.ledger.garbage.add(body)
         self._broker.put([body])
-        self._world.tell("a message that is no frame appears")
+        self._world.tell("a message that is not a frame appears")
 
     async def _crash(self, at: float, name: str) -> None:
         await asyncio.sleep(at)
@@ -210,7 +210,7 @@ class Simulation:
         self._world.jump_clock()
 
     async def _watch_memory(self) -> None:
-        """Check every second that no consumer holds more than its buffers, its batches and a receive allow."""
+        """Check every second that no consumer holds more than buffer, batches and receives allow."""
         most = max((post.count for post in self._plan.posts), default=1)
         bound = 2 * BUFFER_EVENTS + 2 * self._plan.batch_events + (MAX_RECEIVERS * RECEIVE_MESSAGES + 2) * most
         while not self._world.is_calm:

@@ -10,7 +10,7 @@ _CHUNK = 20
 
 
 def sweep(first: int, count: int) -> Iterator[Run | None]:
-    """Run `count` seeds from `first` on; yield one item for each: its run if it broke a promise, else None."""
+    """Run `count` seeds, starting with `first`. Yield one item per seed: its run if it broke a promise, else None."""
     with get_context("spawn").Pool(os.cpu_count()) as pool:
         yield from pool.imap_unordered(_broken_run, range(first, first + count), _CHUNK)
 

@@ -1,4 +1,4 @@
-"""What must hold after each run."""
+"""The promises that must hold after each run."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ HEALTHY_SECONDS = 30.0
 
 
 def judge(world: World, ledger: Ledger, broker: Broker, dead: Broker, table: Table) -> None:
-    """Note each broken promise in the world."""
+    """Record every broken promise in the world."""
     dead_ids = _judge_letters(world, ledger, dead)
     _judge_tasks(world)
     stored = table.stored_at
@@ -51,7 +51,7 @@ def _judge_letters(world: World, ledger: Ledger, dead: Broker) -> set[str]:
 
 
 def _judge_tasks(world: World) -> None:
-    """Nothing may go on when every process has ended, except what a crash has frozen."""
+    """Check that no task is left after all processes have ended, except those that a crash has frozen."""
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     if left and not world.plan.has_poison and not world.plan.kinds & {"crashes", "stops"}:
         world.violate(f"{len(left)} tasks are left, the first: {left[0].get_name()}")

@@ -1,4 +1,4 @@
-"""What all simulated processes share: the plan, the clock, the story, and who is alive."""
+"""The world that all simulated processes share: the plan, the clock, the story, and which processes are alive."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ _SLOW_SECONDS = (0.5, 4.0)
 
 
 class Process:
-    """A process that can die between any two steps. What it has asked for by then may happen or not."""
+    """A process that can crash between any two steps. Its requests under way may take effect or not."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -29,13 +29,13 @@ class Process:
             self.main.cancel()
 
     async def step(self) -> None:
-        """Go on if alive; a dead process never gets any further."""
+        """Return if the process is alive. In a crashed process, wait forever."""
         if not self.alive:
             await asyncio.get_running_loop().create_future()
 
 
 class World:
-    """The plan in motion."""
+    """The plan while it is executed."""
 
     def __init__(self, plan: Plan, loop: VirtualLoop) -> None:
         self.plan = plan
@@ -50,7 +50,7 @@ class World:
 
     @property
     def is_calm(self) -> bool:
-        """Whether the time of faults is over."""
+        """Whether the time of faults has ended."""
         return self.now >= self.plan.seconds
 
     def tell(self, text: str) -> None:
@@ -64,7 +64,7 @@ class World:
         return self.plan.is_on(kind, self.now)
 
     def chance(self, kind: Kind) -> bool:
-        """Whether a fault that strikes single calls strikes this one."""
+        """Return whether a fault of single calls hits this one."""
         return kind in self.plan.kinds and not self.is_calm and self.rng.random() < self.plan.share
 
     def jump_clock(self) -> None:
@@ -73,13 +73,13 @@ class World:
         self.tell(f"the wall clock jumps by {seconds} s")
 
     async def call(self, process: Process, effect: Callable[[], T], loses_reply: Kind, error: Exception) -> T:
-        """Apply an effect a moment from now and return a moment later; raise `error` if the reply is lost."""
+        """Apply an effect after a moment, and return after another. Raise `error` if the reply is lost."""
         await process.step()
         try:
             await self.pause()
         except asyncio.CancelledError:
             if self.rng.random() < 0.5:
-                effect()  # the request was on its way
+                effect()  # the request was sent already
             raise
         result = effect()
         if self.chance(loses_reply):
@@ -90,6 +90,6 @@ class World:
         return result
 
     async def pause(self) -> None:
-        """Let the time of half a call pass."""
+        """Wait for the time of half a call."""
         bounds = _SLOW_SECONDS if self.chance("slow calls") else _LATENCY_SECONDS
         await asyncio.sleep(self.rng.uniform(*bounds))
