@@ -1,4 +1,4 @@
-"""Three deployments with servers of their own that can be broken and mended: for the soak."""
+"""Three deployments for the soak, with servers that can be broken and repaired."""
 
 import contextlib
 import subprocess
@@ -16,7 +16,7 @@ DISK_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Outage:
-    """Something that breaks, and how it is mended."""
+    """A fault: how to break something, and how to repair it."""
 
     begin: Callable[[], object]
     end: Callable[[], object]
@@ -124,7 +124,7 @@ def sqs(folder: Path) -> Iterator[Deployment]:
 
 
 def _partly(server: services.ClickHouse) -> Outage:
-    """Some rows fail whatever comes with them, as if a shard were away."""
+    """Some rows always fail, as if a shard were unavailable."""
     return Outage(partial(server.fail, "part", 1_000_000), partial(server.fail, "", 0))
 
 

@@ -26,7 +26,7 @@ class EmptiedQueueSettings(MemoryQueueSettings):
 
     @property
     def reach(self) -> Reach:
-        return "network"  # so that `serve` takes it: nobody else wants its events
+        return "network"  # so that `serve` accepts it; no other process needs its events
 
 
 @asynccontextmanager

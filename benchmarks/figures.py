@@ -78,6 +78,6 @@ def alone(name: str, unit: str, values: Sequence[float], *, at_most: float | Non
 
 
 def in_turn(rounds: int, *measures: Callable[[], Any]) -> list[list[Any]]:
-    """What each measure gave, round by round: they take turns, so that a noisy moment hits all of them."""
+    """Return the results of all measures by round. They alternate, so that noise affects all of them."""
     results = [[measure() for measure in measures] for _ in range(rounds)]
     return [list(column) for column in zip(*results, strict=True)]

@@ -80,7 +80,7 @@ class Gates:
         self._expect("every event is accepted on a good day", not self._refused)
 
     def _lose_store(self, store: Outage) -> None:
-        """The store is away for long, consumers are killed and started, events flow; then it is back."""
+        """The store is unavailable while events arrive and consumers are killed; then it is back."""
         stored = self._total()
         with store.lasting():
             for _ in range(4):
@@ -99,7 +99,7 @@ class Gates:
         self._expect("an outage leaves no dead letters", self._details()["dead"] == 0)
 
     def _lose_queue(self, queue: Outage) -> None:
-        """The queue is away: callers are told so, and nothing piles up."""
+        """While the queue is unavailable, the API responds 503 and does not grow."""
         with queue.lasting():
             self._post(self._seconds / 4)
             before = self._resident_mib()
@@ -168,7 +168,7 @@ class Gates:
         return self._stack.enter_context(running(*arguments, *listen, cwd=self._folder, settings=self._settings))
 
     def _post(self, seconds: float) -> None:
-        """Post new events for so long."""
+        """Post new events for this long."""
         self._send([next(self._numbers) for _ in range(max(1, int(seconds * RATE)))], RATE)
 
     def _repeat(self) -> None:
@@ -203,7 +203,7 @@ class Gates:
         return dict(httpx.get(f"{self._url}/health/details", timeout=10).raise_for_status().json())
 
     def _total(self) -> int:
-        """How many events are counted; none while the store is away."""
+        """Return how many events are counted; 0 while the store is unavailable."""
         question: dict[str, str | int] = {"event_name": EVENT_NAME, "from": TIMESTAMP, "to": TIMESTAMP}
         answer = httpx.get(f"{self._url}/metrics", params=question, timeout=10)
         return int(answer.json()["total_count"]) if answer.status_code == 200 else 0

@@ -103,6 +103,6 @@ def pin(pid: int, cpu: str) -> None:
 
 
 def need_wrk() -> None:
-    """Exit in words where the load generator is missing."""
+    """Exit with a message if the load generator is missing."""
     if missing := [name for name in ("wrk", "taskset") if shutil.which(name) is None]:
         sys.exit(f"{' and '.join(missing)} missing: install them (Debian, Ubuntu: apt-get install wrk util-linux)")

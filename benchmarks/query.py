@@ -73,7 +73,7 @@ def growth() -> list[Figure]:
         for millions, days in GROWTH.items():
             with filled(millions * MILLION, days) as client:
                 _merge(client)
-            # A process has one engine: each size gets a process of its own.
+            # A process has one engine, so each size runs in a separate process.
             context, arguments = multiprocessing.get_context("spawn"), (millions * MILLION, days)
             pools.append(stack.enter_context(ProcessPoolExecutor(1, context, _open, arguments)))
             pools[-1].submit(_ask_a_day).result()
@@ -135,7 +135,7 @@ def _folder(rows: int, days: int, *, with_reference: bool = False) -> Path:
 
 @contextmanager
 def filled(rows: int, days: int, *, with_reference: bool = False) -> Iterator[Client]:
-    """An engine with so many events in so many days."""
+    """Return an engine with this many events in this many days."""
     folder = _folder(rows, days, with_reference=with_reference)
     is_fresh = not (folder / "filled").exists()
     if is_fresh:

@@ -1,4 +1,4 @@
-"""`eventmill serve` and other servers for benchmarks, each on a core of its own."""
+"""`eventmill serve` and other servers for benchmarks, each on a separate core."""
 
 import subprocess
 import sys

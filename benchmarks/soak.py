@@ -87,7 +87,7 @@ def crash(name: str, seconds: float) -> dict[str, Any]:
 
 
 def pass_gates(name: str, seconds: float) -> dict[str, Any]:
-    """The gates on a deployment of its own."""
+    """Run the gates on a separate deployment."""
     with tempfile.TemporaryDirectory() as folder, getattr(deployments, name)(Path(folder)) as deployment:
         migrate(deployment, Path(folder))
         gates = Gates(deployment, Path(folder), seconds)
@@ -96,7 +96,7 @@ def pass_gates(name: str, seconds: float) -> dict[str, Any]:
 
 
 def cut_power(seconds: float) -> dict[str, Any]:
-    """Cut the power of a disk for so long, unless this machine lets nobody make one."""
+    """Cut the power of a disk repeatedly for this long, if this machine can create one."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             cuts, acknowledged, lost = cut_for(Path(folder), seconds)

@@ -1,4 +1,4 @@
-"""How long it takes to start: the command line's help, and a server until it answers its first event."""
+"""The time to start: `--help`, and a server until the response to its first event."""
 
 import subprocess
 import sys

@@ -1,13 +1,13 @@
--- The schema of a cluster, to be run once by hand before `eventmill migrate`, which then finds its tables.
+-- The schema of a cluster. Run it once by hand, and then `eventmill migrate`, which finds its tables.
 --
--- This was not run on a cluster. What was run: every question, insert and erasure of the store against these tables
--- on one shard, without Keeper (the engines replaced by their plain forms).
+-- Not yet tested on a cluster. Tested: all queries, inserts and erasures against these tables on one shard, without
+-- Keeper (with the engines replaced by their plain forms).
 --
--- It needs Keeper, a cluster in `remote_servers` whose shards say <internal_replication>true</internal_replication>, and
--- the macros {cluster}, {shard} and {replica}. Give the user of eventmill a profile with
---     distributed_foreground_insert = 1         an insert is confirmed by the shard, not by a spool on the way
+-- Requirements: Keeper, a cluster in `remote_servers` with <internal_replication>true</internal_replication> for its
+-- shards, and the macros {cluster}, {shard} and {replica}. The user of eventmill needs a profile with
+--     distributed_foreground_insert = 1         the shard confirms an insert, not a spool on the way
 --     insert_quorum = 'auto', insert_quorum_parallel = 0, select_sequential_consistency = 1
---                                               a confirmed row survives a lost replica, and every replica shows it
+--                                               a confirmed row survives a lost replica, and every replica returns it
 
 CREATE TABLE events_shard ON CLUSTER '{cluster}' (
     project LowCardinality(String),
@@ -29,11 +29,11 @@ ORDER BY (project, event_name, timestamp, event_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1,
     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 
--- The sharding key is a function of the identity: replays of one event meet on one shard, where they are merged.
+-- The sharding key is a function of the identity, so all versions of an event are on one shard, where they are merged.
 CREATE TABLE events ON CLUSTER '{cluster}' AS events_shard
 ENGINE = Distributed('{cluster}', currentDatabase(), events_shard, cityHash64(project, event_name, event_id));
 
--- The tombstones are whole on every server, so that each shard can hide what is erased.
+-- Every server has all tombstones, so that each shard can hide erased events.
 CREATE TABLE erasures ON CLUSTER '{cluster}' (
     project String,
     user_id String,
@@ -53,20 +53,20 @@ ORDER BY number
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 
--- Of the migrations of `eventmill migrate`, the tables above are the outcome.
+-- The tables above are the result of the migrations of `eventmill migrate`.
 INSERT INTO eventmill_migrations (number, readable_from) VALUES (1, 1), (2, 1);
 
--- A cluster that was made by an older version of this file, which records only migration 1, needs:
+-- A cluster from an older version of this file, which records only migration 1, needs:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY SETTING
 --     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 -- the same for erasures and eventmill_migrations (and there fsync_after_insert = 1, fsync_part_directory = 1), then
 -- INSERT INTO eventmill_migrations (number, readable_from) VALUES (2, 1);
 
--- A retention, where one is wanted, and again whenever EVENTMILL_RETENTION_DAYS changes:
+-- For a retention, and again whenever EVENTMILL_RETENTION_DAYS changes:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY TTL toDateTime(timestamp) + toIntervalDay(365);
 
--- An erasure hides at once, but ClickHouse cannot change rows through a Distributed table. To take the content off the
--- disks too:
+-- An erasure hides events at once, but ClickHouse cannot change rows through a Distributed table. To remove the content
+-- from the disks, too:
 --     ALTER TABLE events_shard ON CLUSTER '{cluster}'
 --         UPDATE user_id = '', channel = '', campaign_id = '', tags = [], metadata = '{}'
 --         WHERE project = '…' AND user_id = '…' AND timestamp <= '…';

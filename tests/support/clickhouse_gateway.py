@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface over chDB, as a program of its own: the real engine behind a real socket.
+"""A program that serves ClickHouse's HTTP interface over chDB: the real engine behind a real socket.
 
     python clickhouse_gateway.py FOLDER PORT PASSWORD
 
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import chdb
 
 SLOW_SECONDS = 3
-SICK = b"channel 3"  # with the fault "part", inserts that hold it fail, as if a shard were away
+SICK = b"channel 3"  # with the fault "part", inserts with it fail, as if a shard were unavailable
 TRANSPORT = {"query", "database", "query_id", "session_id", "wait_end_of_query", "send_progress_in_http_headers"}
 TRANSPORT |= {"http_headers_progress_interval_ms", "client_protocol_version", "compress", "enable_http_compression"}
 
@@ -45,7 +45,7 @@ class Engine:
             return handle.query(sql, format, params=parameters)
 
     def run_with(self, database: str, sql: str, parameters: dict[str, str], settings: dict[str, str]) -> Any:
-        """Run a statement that takes no SETTINGS clause."""
+        """Run a statement that accepts no SETTINGS clause."""
         handle, lock = self.handles["other"]
         with lock:
             handle.query(f"USE `{database}`", "TabSeparated")
@@ -66,7 +66,7 @@ class Engine:
         return sql.replace("FROM system.settings", f"FROM {settings}")
 
     def refuse(self, settings: dict[str, str]) -> str:
-        """What is wrong with the settings of a statement, in ClickHouse's words."""
+        """Return what is wrong with the settings of a statement, in the words of ClickHouse."""
         for name, value in settings.items():
             if name in self.unknown:
                 return (

@@ -150,7 +150,7 @@ class Program:
 
 @contextmanager
 def running(*arguments: str, cwd: Path, settings: Mapping[str, str] = NO_SETTINGS) -> Iterator[Program]:
-    """A program that is killed at the end, whatever happens."""
+    """Yield a program, and kill it at the end in any case."""
     program = Program(*arguments, cwd=cwd, settings=settings)
     try:
         yield program

@@ -45,7 +45,7 @@ connection.close()
 
 
 class NoDisk(Exception):
-    """This machine lets nobody make a disk; the reason is in words."""
+    """This machine cannot create a disk; the message says why."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ def _run(*command: str) -> None:
 
 @contextmanager
 def disk(folder: Path, megabytes: int = 1024) -> Iterator[Disk]:
-    """A disk that goes away at the end."""
+    """Yield a disk, and remove it at the end."""
     made = Disk(folder / "disk.img", folder / "disk")
     made.make(megabytes)
     try:
@@ -111,14 +111,14 @@ def disk(folder: Path, megabytes: int = 1024) -> Iterator[Disk]:
 
 @dataclass
 class Sender:
-    """Posts events until the power is cut, and knows which were acknowledged: each request has a channel of its own."""
+    """Posts events until the power is cut, and records which were acknowledged, by a channel per request."""
 
     name: str
     acknowledged: set[str] = field(default_factory=set)
     ending: threading.Event = field(default_factory=threading.Event)
 
     def send(self, url: str) -> None:
-        """Post, one request after the other, until told to end or until nobody answers."""
+        """Post one request after the other, until told to stop or until there is no response."""
         with httpx.Client(base_url=url, timeout=5) as client:
             for number in range(9_000):  # a question answers 10,000 groups
                 try:

@@ -22,7 +22,7 @@ def parameters(event_name: str, group_by: str | None) -> dict[str, Any]:
 
 
 def wrong(answer: dict[str, Any]) -> list[str]:
-    """What is wrong with an answer of GET /metrics, in words; nothing for the right one."""
+    """Return what is wrong with an answer of GET /metrics, or nothing."""
     expected = EXPECTED["events"][answer["event_name"]]
     problems = [
         f"{answer['event_name']}: {key} is {answer[key]}, not {expected[key]}"

@@ -52,14 +52,14 @@ class ClickHouse:
             self.process = None
 
     def fail(self, kind: str, count: int = 1, on: str = "insert") -> None:
-        """Let the next inserts, or questions, and only so many, fail in this way."""
+        """Let the next `count` inserts or queries fail in this way."""
         fault = {"kind": kind, "count": str(count), "on": on}
         httpx.post(f"http://127.0.0.1:{self.port}/fault", params=fault).raise_for_status()
 
     def set_profile(
         self, profile: Mapping[str, str], *, unknown: Sequence[str] = (), fixed: Sequence[str] = ()
     ) -> None:
-        """Give its users a profile; let it not know some settings, and let nobody change others."""
+        """Give its users a profile; make some settings unknown, and others fixed."""
         parameters = {**profile, "unknown": list(unknown), "fixed": list(fixed)}
         httpx.post(f"http://127.0.0.1:{self.port}/profile", params=parameters).raise_for_status()
 
@@ -190,7 +190,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    """Return when somebody listens there; fail when the process has ended, or after 20 seconds."""
+    """Return when the port accepts connections. Fail if the process has ended, or after 20 s."""
     until = time.monotonic() + 20
     while True:
         assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"

@@ -1,4 +1,4 @@
-"""SQS over HTTP, as exact as its documentation, and able to fail: a program of its own.
+"""A program that serves the SQS protocol as documented, with faults on request.
 
     python sqs_server.py PORT
 
@@ -266,7 +266,7 @@ class Server:
                 await asyncio.wait_for(queue.arrival.wait(), max(0.001, min(left, soonest)))
 
     def choose(self, queue: FakeQueue, count: int, wait: int, fault: str) -> list[str]:
-        """Take keys out of the line: about the oldest, or with "short" what some of the servers hand over."""
+        """Return keys to deliver: roughly the oldest, or with "short" those that a sample of servers has."""
         if fault == "short":
             keys = self.sample(queue, is_long=wait > 0)[:count]
             for key in keys:
@@ -306,7 +306,7 @@ class Server:
             yield {"MessageId": key, "Body": message.body, "ReceiptHandle": message.receipt, "Attributes": attributes}
 
     def is_moved(self, queue: FakeQueue, key: str, message: Message) -> bool:
-        """Whether the redrive policy took the message away."""
+        """Return whether the redrive policy moved the message."""
         policy = json.loads(queue.attributes.get("RedrivePolicy", "{}"))
         if not policy or message.receives <= int(policy["maxReceiveCount"]):
             return False
