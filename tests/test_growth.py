@@ -11,7 +11,11 @@ import pytest
 
 from support.mill import ROOT
 
-_FIELD = '    country: Annotated[str, optional_text("where the user is", 2)] = ""\n'
+_FIELD = """\
+    country: Annotated[str, optional_text("where the user is", 2)] = ""
+    labels: Annotated[tuple[str, ...], text_list("more labels", [])] = ()
+    context: Annotated[msgspec.Raw, json_object("more properties", {})] = msgspec.Raw(b"{}")
+"""
 _AFTER_FIELD = "    campaign_id: Annotated["
 _DIMENSION = '        Dimension("country", lambda event: event.country, "toString(country)"),\n'
 _AFTER_DIMENSION = '        Dimension("channel", '
@@ -30,8 +34,9 @@ from eventmill.ingest.validation import parse_event
 from eventmill.testing import make_events
 
 sent = {"event_name": "a", "channel": "c", "user_id": "u", "timestamp": int(time.time()), "country": "NZ"}
+sent |= {"labels": ["x"], "context": {"deep": [1]}}
 now_ms = time.time_ns() // 1_000_000
-event = parse_event(json.dumps(sent).encode(), "default", now_ms)
+event = parse_event(json.dumps(sent, indent=1).encode(), "default", now_ms)
 assert event.country == "NZ" and to_sent_form(event)["country"] == "NZ"
 try:
     parse_event(json.dumps(sent | {"country": "long"}).encode(), "default", now_ms)
@@ -39,6 +44,15 @@ except InvalidEvent as error:
     assert "country must be a string of at most 2 characters" in str(error), error
 else:
     raise AssertionError("no rule")
+
+assert to_sent_form(event)["context"] == {"deep": [1]} and event.labels == ("x",)
+for wrong in ({"context": [1]}, {"labels": ["\\n"]}, {"context": eval("[" * 40 + "]" * 40)}):
+    try:
+        parse_event(json.dumps(sent | wrong).encode(), "default", now_ms)
+    except InvalidEvent as error:
+        assert list(wrong)[0] in str(error), error
+    else:
+        raise AssertionError(wrong)
 
 for golden in json.load(open(sys.argv[1])):
     fields = golden["fields"]
@@ -74,10 +88,11 @@ async def main():
 asyncio.run(main())
 
 from eventmill.api.openapi import SentEvent
-from eventmill.api.receipts import StoredEventResponse
+from eventmill.api.receipts import StoredEventResponse, _to_response
 import msgspec
 assert "country" in msgspec.json.schema_components([SentEvent])[1]["SentEvent"]["properties"]
 assert "country" in StoredEventResponse.model_fields
+assert _to_response(event).context == {"deep": [1]}
 """
 
 _CREATE = """

@@ -118,7 +118,10 @@ def create_event(
     `ADDED_FIELDS` that differ from their defaults, the array ends with an object of these. So two events that differ
     in any field stay two, and a field that is added to the table changes no id of an event that lacks it.
     """
-    metadata = bytes(metadata).replace(b"\n", b" ").replace(b"\r", b" ")
+    metadata = _on_one_line(metadata)
+    for name, value in added.items():
+        if isinstance(value, msgspec.Raw):
+            added[name] = msgspec.Raw(_on_one_line(value))
     fields: tuple[object, ...] = (project, event_name, timestamp_us, event_id, channel, user_id, campaign_id, tags)
     if added and (present := {field.name: added[field.name] for field in ADDED_FIELDS if _is_present(field, added)}):
         fields = (*fields, present)
@@ -137,6 +140,10 @@ def create_event(
         version=received_at_ms << VERSION_HASH_BITS | int.from_bytes(content[:3]) >> (24 - VERSION_HASH_BITS),
         **added,
     )
+
+
+def _on_one_line(text: msgspec.Raw | bytes) -> bytes:
+    return bytes(text).replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _is_present(field: EventField, values: dict[str, Any]) -> bool:
@@ -158,12 +165,14 @@ def forget(event: Event) -> Event:
 
 def to_sent_form(event: Event) -> dict[str, Any]:
     """Return the fields that a client sends, as plain values for JSON; the time is in seconds."""
-    form = {field.sent_as: getattr(event, field.name) for field in EVENT_FIELDS if field.sent is not None}
-    return form | {
-        "timestamp": event.timestamp_ms / 1000,
-        "tags": list(event.tags),
-        "metadata": json.loads(bytes(event.metadata)),
-    }
+    form = {field.sent_as: _plain(getattr(event, field.name)) for field in EVENT_FIELDS if field.sent is not None}
+    return form | {"timestamp": event.timestamp_ms / 1000}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return json.loads(bytes(value))
+    return list(value) if isinstance(value, tuple) else value
 
 
 def encode_line(event: Event) -> bytes:

@@ -19,6 +19,7 @@ INSERTS = 2  # concurrent
 BUFFER_EVENTS = 50_000
 BUFFER_BYTES = 64 * 1024 * 1024
 RECEIVE_MESSAGES = 100
+CHECK_SECONDS = 10.0
 IDLE_SECONDS = 10.0  # a message that arrives ends the wait
 DRAIN_SECONDS = 16.0  # with the time to release messages, a shutdown takes less than 20 s
 
@@ -94,7 +95,8 @@ class Consumer:
         failures = 0
         while self._shutdown.drain or not self._shutdown.is_asked:
             try:
-                await self._store.check()
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._store.check()
             except Exception as error:
                 await self._backoff.pause("the store is not ready", error, failures)
                 failures += 1

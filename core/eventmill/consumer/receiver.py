@@ -13,7 +13,7 @@ from eventmill.interfaces import Delivery, Queue
 from eventmill.shutdown import Shutdown
 
 _CALL_MESSAGES = 10  # the most that SQS returns for one paid call
-_DECAY = 0.99  # of the largest size seen, per smaller message
+_DECAY = 0.99  # factor by which the size estimate decays per smaller message
 _FULL_SECONDS = 0.01  # between two checks whether a full buffer has room
 
 
@@ -86,10 +86,11 @@ class Receiver:
             await asyncio.sleep(_FULL_SECONDS)
             return False
         try:
-            return not (await self._queue.depth()).ready
+            depth = await self._queue.depth()
         except Exception as error:
-            await self._backoff.pause("cannot count what is left in the queue", error, 0)
+            await self._backoff.pause("cannot count the messages in the queue", error, 0)
             return False
+        return not depth.ready and not depth.in_flight  # a delayed message may count in either
 
     def _may_receive(self) -> bool:
         return not self._shutdown.is_asked or (self._shutdown.drain and not self._shutdown.is_over)

@@ -41,6 +41,8 @@ SentEvent: Any = msgspec.defstruct(
     "SentEvent", [_define(field) for field in _SENT_FIELDS], forbid_unknown_fields=True, gc=False
 )
 _TEXTS = [field.sent_as for field in _SENT_FIELDS if str in get_args(field.sent)[:1]]
+_LISTS = [field.sent_as for field in _SENT_FIELDS if isinstance(field.default, tuple)]
+_ADDED_OBJECTS = [field.sent_as for field in ADDED_FIELDS if isinstance(field.default, Raw)]
 
 _decode_event: Any = msgspec.json.Decoder(SentEvent).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -61,7 +63,9 @@ def parse_event(raw: bytes | Raw, project: str, now_ms: int, oldest_ms: int = MI
         sent = _decode_event(raw)
         metadata = bytes(sent.metadata)
         if metadata != b"{}":
-            _check_metadata(metadata)
+            _check_object("metadata", metadata)
+        for name in _ADDED_OBJECTS:
+            _check_object(name, bytes(getattr(sent, name)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _explain(bytes(raw), error)
     _check_controls(sent)
@@ -80,13 +84,13 @@ def parse_event(raw: bytes | Raw, project: str, now_ms: int, oldest_ms: int = MI
     )
 
 
-def _check_metadata(metadata: bytes) -> None:
-    content = _decode_any(metadata)
+def _check_object(name: str, text: bytes) -> None:
+    content = _decode_any(text)
     if not isinstance(content, dict):
-        raise InvalidEvent(f"metadata {RULES['metadata']}", "metadata")
+        raise InvalidEvent(f"{name} {RULES[name]}", name)
     # Fewer brackets than the limit cannot be nested deeper than the limit.
-    if metadata.count(b"{") + metadata.count(b"[") > MAX_METADATA_DEPTH and _depth(content) > MAX_METADATA_DEPTH:
-        raise InvalidEvent(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels", "metadata")
+    if text.count(b"{") + text.count(b"[") > MAX_METADATA_DEPTH and _depth(content) > MAX_METADATA_DEPTH:
+        raise InvalidEvent(f"{name} is nested deeper than {MAX_METADATA_DEPTH} levels", name)
 
 
 def _depth(value: object) -> int:
@@ -99,10 +103,12 @@ def _depth(value: object) -> int:
 
 
 def _check_controls(sent: Any) -> None:
-    texts = "".join((*(getattr(sent, name) for name in _TEXTS), *sent.tags))
+    texts = "".join([getattr(sent, name) for name in _TEXTS])
+    for name in _LISTS:
+        texts += "".join(getattr(sent, name))
     if texts.isprintable() or not _CONTROL.search(texts):
         return
-    for name in (*_TEXTS, "tags"):
+    for name in (*_TEXTS, *_LISTS):
         if _CONTROL.search("".join(getattr(sent, name))):
             raise InvalidEvent(f"{name} must not contain control characters", name)
 
@@ -140,7 +146,7 @@ def _explain(raw: bytes, error: Exception) -> NoReturn:
 def _broken_rule(text: str) -> InvalidEvent | None:
     """Return the error for the rule that msgspec's message names, or None if it names no field.
 
-    Only the first two kinds of messages quote the client, and no client can imitate how they begin.
+    Only the first two kinds of messages contain client data, after a fixed prefix.
     """
     if text.startswith(_UNKNOWN):
         name = text[len(_UNKNOWN) : -1][:64]
