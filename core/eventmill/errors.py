@@ -21,7 +21,7 @@ EventmillError
 ├── UndecodableMessage          give up: dead-letter the message
 └── UnknownFrameVersion         release the message and alert: a newer program wrote it
 
-ClientDisconnected stands apart: there is no one left to answer.
+ClientDisconnected is not an EventmillError: there is no client to respond to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ class Unknown:
 
 
 class PartialFailure(EventmillError):
-    """Some bodies of one `publish` were not confirmed. Bodies whose index is not in `failed` were.
+    """Some bodies of one `publish` were not confirmed. All other bodies were confirmed.
 
     An author raises it in one line: `raise PartialFailure({3: Refused("too large"), 7: Unknown("timeout")})`.
     """

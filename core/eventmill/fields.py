@@ -25,7 +25,7 @@ class EventField:
         meaning: what the field says, for documentation.
         column: its type in ClickHouse.
         sent: the msgspec type of the value that a client sends, or None if eventmill sets the field.
-        rule: what a client's value must be, in words that follow the field's name.
+        rule: the rule for clients, as a text that completes "<field> …".
         sent_as: the field's name in a client's JSON.
         example: a value for documentation.
         is_required: whether a client must send it.

@@ -115,7 +115,7 @@ def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
             raise UnknownFrameVersion(f"the frame holds a field that this program does not know: {error}") from error
         raise UndecodableMessage(f"the frame holds a line that is not an event: {error}") from error
     lines = payload.split(b"\n")
-    # No JSON value holds "}" before "{", so each of these line ends stands between two events: one event per line.
+    # No JSON value contains "}", a line feed and "{" in a row, so each such place separates two events: one per line.
     if not len(events) == len(lines) == count == payload.count(b"}\n{") + 1:
         raise UndecodableMessage(f"the frame is damaged: its header says {count} events, it holds {len(lines)} lines")
     return list(zip(events, lines, strict=True))
@@ -214,7 +214,7 @@ def is_known(body: bytes) -> bool:
 
 
 def count(body: bytes) -> int:
-    """Return the number of events in a frame's header, at most the most that a frame may hold."""
+    """Return the number of events in a frame's header, capped at MAX_FRAME_EVENTS."""
     return min(MAX_FRAME_EVENTS, int.from_bytes(body[4:6]))
 
 

@@ -1,6 +1,7 @@
 """The hooks a plugin may implement, and the records they return.
 
-A plugin is a module that an entry point of the group `eventmill` names. This one is complete and provides a queue:
+A plugin is a module that an entry point of the group `eventmill` names. This one provides a queue; only its module
+`nats_queue` is left out:
 
     from contextlib import asynccontextmanager
     from eventmill import PluginSettings, QueueBackend, SecretStr, SettingsConfigDict, hookimpl
@@ -8,6 +9,7 @@ A plugin is a module that an entry point of the group `eventmill` names. This on
     class Settings(PluginSettings):
         model_config = SettingsConfigDict(env_prefix="EVENTMILL_QUEUE_NATS_")
         url: str
+        lease_seconds: float = 30
         password: SecretStr = SecretStr("")
 
         @property
@@ -65,7 +67,8 @@ class QueueBackend:
         settings: the class of its settings; an instance is created only if the backend is chosen.
         open: returns an async context manager that yields the queue, see `eventmill.interfaces`.
         install: the command that installs its driver, for the error message if the driver is missing.
-        linger_ms: how long a commit waits for more events by default; above 0 where every call costs money.
+        linger_ms: how long a commit waits for more events by default; greater than 0 if calls are billed. Core then
+            also pauses between receives, and notes the cost in the log.
     """
 
     name: str
@@ -103,7 +106,7 @@ class Services:
     limiter: QueryLimiter
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Return when all events, at least one, are durable in the queue. Raise QueueUnavailable."""
+        """Return when all events are durable in the queue; there must be at least one. Raise QueueUnavailable."""
         await self.publisher.publish([encode_line(event) for event in events])
 
     async def query(self, question: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:

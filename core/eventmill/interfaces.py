@@ -1,9 +1,9 @@
 """Queue and Store: what a backend promises. An implementer needs this page, `eventmill.hookspecs` and the suites.
 
-Further types, all importable from `eventmill`: `Event`, `EventBatch`, `Identity`, `Position`, `EventFilter`,
-`MetricsQuery`, `Metrics`, `Group`, `forget`, and the exceptions `QueueUnavailable`, `QueueMisconfigured`,
-`PartialFailure` with `Refused` and `Unknown`, `StoreUnavailable`, `StoreMisconfigured`, `RejectedEvents`,
-`QueryTooLarge`. `eventmill.reference` holds the default answers.
+Further types, all importable from `eventmill`: `PluginSettings` with `reach`, `Event`, `EventBatch`, `Identity`,
+`Position`, `EventFilter`, `MetricsQuery`, `Metrics`, `Group`, `forget`, and the exceptions `QueueUnavailable`,
+`QueueMisconfigured`, `PartialFailure` with `Refused` and `Unknown`, `StoreUnavailable`, `StoreMisconfigured`,
+`RejectedEvents`, `QueryTooLarge`. `eventmill.reference` holds the default answers.
 
 **Opening.** `backend.open(settings)` is an async context manager that yields the backend. Opening imports the driver,
 validates the settings and takes local locks, but does not connect: it raises ConfigurationError for invalid settings,
@@ -11,24 +11,34 @@ and nothing because a server is down. Closing takes at most a few seconds and ma
 
 **Failures.** While the service is unavailable, every method raises QueueUnavailable or StoreUnavailable, and it works
 again when the service does, without being opened again. A backend never retries and never waits for a service to
-recover: core decides when and how often to repeat a call. Core treats any unexpected exception as unavailable, and logs
+recover: core decides when and how often to repeat a call. Only a conflict inside one call, such as a serialization
+failure, may be repeated within the time limit. Core treats any unexpected exception as unavailable, and logs
 its traceback.
 
-**Concurrency.** All methods run on one asyncio loop and may be called concurrently.
+**Concurrency.** All methods run on one asyncio loop and may be called concurrently. A process makes at most 8 publishes
+and 8 receives at a time, 2 inserts plus up to 19 small ones while it isolates failing messages, and 8 queries. Any
+number of processes may do so.
 
-**Time limits.** Core expects an answer within these times, and treats a later one as a failure where it can:
+**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and `metrics`. `consume` calls `receive`,
+`ack`, `release`, `extend`, `depth`, `dead.publish`, `insert` and `check`. `run` and `migrate` call `migrate`. A process
+calls `check` at most once per second, when a load balancer asks for readiness. Core inserts canary events of the
+project `_eventmill`.
+
+**Time limits.** A call must end within these times:
 
     publish                until its deadline, 5 s
     receive                wait_seconds and at most 5 s more
     ack, release, extend   half a lease; later, other consumers may already hold the messages
     depth, check           2 s
-    scan, find, metrics    10 s; raise QueryTooLarge after that. Core cancels them after 12 s
-    insert, erase          no limit; leases are kept alive meanwhile. A hanging insert blocks one of two insert slots
+    scan, find             10 s; core cancels them after 2 to 12 s, depending on the caller
+    metrics                10 s, then raise QueryTooLarge; core cancels it after 12 s
+    insert, erase          no limit, but use a timeout (30 s is usual): a hanging insert blocks one of two insert slots
     migrate                no limit
 
-**Cancellation.** Core cancels `check`, `scan`, `find` and `metrics` at their time limit or when the client disconnects.
-A cancelled call ends soon, stops what it started in the service, and disturbs no other call. At the deadline of a
-shutdown core may cancel any call.
+**Cancellation.** Core cancels `check`, `depth`, `scan`, `find` and `metrics` at their time limit or when the client
+disconnects, and `release` after a lease. A cancelled call ends soon, stops what it started in the service, and disturbs
+no other call. At the deadline of a shutdown core may cancel any call. A message that a cancelled `receive` has fetched
+is delivered again after its lease at the latest.
 """
 
 from abc import ABC, abstractmethod
@@ -50,8 +60,10 @@ class Delivery:
 
     Attributes:
         body: the bytes that were published.
-        attempts: how often the message was received. The first delivery has 1, and every further one exactly one more.
-        enqueued_at_ms: when it was published, unix milliseconds. It stays the same in every delivery.
+        attempts: how often the message was received. The first delivery has 1, and every further one exactly one
+            more, without a maximum.
+        enqueued_at_ms: when it was published, unix milliseconds, by the clock of the publisher or of the server. It
+            stays the same in every delivery.
         lease: any value that the backend needs to ack, extend or release this delivery; core does not read it.
     """
 
@@ -63,7 +75,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The number of messages in a queue; None for a figure that the service cannot provide. Figures may lag by seconds.
+    """The number of messages in a queue; None for a figure that the service cannot provide.
+
+    Figures may lag by up to a lease.
 
     Attributes:
         ready: messages without a lease: new and released ones, and those whose lease has expired.
@@ -79,7 +93,10 @@ class Depth:
 class Queue(ABC):
     """Delivers bytes at least once. It knows nothing about events.
 
-    Every method takes any number of items: the backend hides the limits of its service, such as ten messages per call.
+    Every method accepts any number of items: the backend hides the limits of its service, such as ten messages per
+    call. Messages are kept until they are acked; if the service deletes them earlier, `check` warns. Their order is free, but
+    new, released and expired messages must not starve each other. A waiting receiver gets a new message within 1 s, and
+    an expired one within 2 s.
 
     A consumer holds up to about 120,000 deliveries at a time, and extends them all in one call.
     """
@@ -87,37 +104,44 @@ class Queue(ABC):
     @property
     @abstractmethod
     def max_body_bytes(self) -> int:
-        """The largest body that the queue accepts, before any encoding of its own; at least 40 KiB."""
+        """The largest body that the queue accepts, before the backend encodes it: 40 KiB to 1 MiB.
+
+        Opening does not connect, so this is a constant or a setting; `check` raises if the server accepts less.
+        """
 
     @property
     @abstractmethod
     def lease_seconds(self) -> float:
-        """For how long a received message belongs to its receiver. Core extends leases at half of it. Tests use 1 s."""
+        """The duration of a lease. Core extends leases at half of it. The suite uses 1 s.
+
+        Name the setting `lease_seconds`: the crash test shortens a setting of this name.
+        """
 
     @property
     @abstractmethod
     def dead(self) -> "Queue":
-        """A second queue for dead letters, with the same promises. Core does not use the `dead` of this queue."""
+        """A second queue for dead letters, with the same promises and lease. Core never uses its `dead`."""
 
     @abstractmethod
     async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
-        """Return when every body is durable, to the degree that this queue promises: it survives a killed server.
+        """Return when every body is durable. At least, it survives a killed server.
 
         A full queue never drops messages to make room: it raises.
 
         Args:
-            bodies: at least one, none larger than `max_body_bytes`.
+            bodies: at least one. A body larger than `max_body_bytes` is `Refused`, the others are published.
             deadline: the time at which this call must have ended, on the clock of `time.monotonic()`.
 
         Raises:
             PartialFailure: some bodies were not confirmed: `Refused` permanently, `Unknown` if it may exist or not.
                 The bodies that it does not name were confirmed.
-            QueueUnavailable: no body was confirmed; each may exist.
+            QueueUnavailable: no body was confirmed; each may exist. If a full queue took some bodies, raise
+                PartialFailure with `Unknown` or `Refused` for the others.
         """
 
     @abstractmethod
     async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
-        """Return up to `max_messages` as soon as there is one, or [] after `wait_seconds` (0 to 5).
+        """Return up to `max_messages` (10 to 100) as soon as there is one, or [] after `wait_seconds` (0 to 5).
 
         The queue leases each message to one receiver for `lease_seconds`. After that it delivers the message again, to
         any receiver. Messages that were published before the first receiver existed are delivered. An undecodable
@@ -128,15 +152,19 @@ class Queue(ABC):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Remove the messages. An acked message is never delivered again; acking it again is harmless.
 
-        A lost lease is not an error: whether the message is removed or delivered again is up to the backend. An ack
-        never removes another message, even if the queue was purged or replaced meanwhile. Raise QueueUnavailable.
+        A lost lease is not an error: the backend may remove the message, even if another receiver holds it by now, or
+        leave it. An ack never removes a different message, even if the queue was purged or replaced meanwhile.
+
+        Raise QueueUnavailable.
         """
 
     @abstractmethod
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
-        """Make the messages receivable again after about `delay_seconds` (0 to 300), with one attempt more.
+        """Make the messages receivable again after about `delay_seconds` (0 to 300, within 1 s), with one attempt more.
 
-        A lost lease is not an error, and the release changes nothing for the new holder. Raise QueueUnavailable.
+        A lost lease is not an error, and the release changes nothing for the new holder. A backend whose service
+        accepts a release of a former holder compares its own clock with the end of the lease, as for `extend`. A delay may end
+        early when the server restarts. Raise QueueUnavailable.
         """
 
     @abstractmethod
@@ -167,7 +195,10 @@ class Queue(ABC):
         """
 
     async def migrate(self) -> None:
-        """Create what is missing on the server, also for the dead letters. Repeating it is harmless."""
+        """Create what is missing on the server, also for the dead letters. Repeating it is harmless.
+
+        Raise QueueUnavailable or QueueMisconfigured.
+        """
         return
 
 
@@ -183,18 +214,22 @@ class Store(ABC):
         """Create or upgrade the schema: only add to it, be idempotent, and be safe when two processes run it.
 
         Args:
-            retention_days: delete events older than this in the background, if the store can; None keeps them forever.
-                The value may change from call to call, in both directions. The API rejects older events by itself.
+            retention_days: delete events older than this in the background, if the store can, by whole months if that
+                is cheaper; None keeps them forever. Expired events may be answered until then. The value may change from
+                call to call, in both directions. The API rejects older events by itself.
 
         Raise StoreUnavailable or StoreMisconfigured.
         """
 
     @abstractmethod
     async def insert(self, batch: EventBatch) -> None:
-        """Return only when every event is durable: it survives a killed server. If it raises, any part may be stored.
+        """Return only when every event is durable and visible: it survives a killed server, and every handle reads it.
+
+        If it raises, any part may be stored. A batch has up to 20,000 events by default, and 1,000,000 by settings.
 
         Inserting an event again, alone or in another batch, changes no answer. Of two events with one identity, the one
-        with the greater `version` wins, whatever the order of arrival.
+        with the greater `version` wins, in any order of arrival. `metadata` is stored as bytes: it may contain the
+        escape of U+0000 and repeated keys.
 
         Raises:
             StoreUnavailable: retry later. Never raise RejectedEvents for an outage, since it discards events.
@@ -204,11 +239,13 @@ class Store(ABC):
 
     @abstractmethod
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        """Return one page of at most `limit` matching events, each once; [] after the last page.
+        """Return one page of at most `limit` (up to 5,000) matching events, each once; [] after the last page.
+
+        A page may be shorter than `limit`. An empty `event_names` matches no event.
 
         The order is descending by timestamp_ms, then ascending by event_name and event_id, both by code point. The page
         starts strictly after the position `before`, or with the first event. Paging neither skips nor repeats an event
-        that was stored before the first page, whatever is inserted meanwhile.
+        that was stored before the first page, even while events are inserted.
 
         Raise StoreUnavailable, StoreMisconfigured.
         """
@@ -217,8 +254,8 @@ class Store(ABC):
     async def erase(self, project: str, user_id: str, until_ms: int) -> int:
         """Erase the user's events with timestamp_ms ≤ until_ms; return about how many events it hid.
 
-        After it returns, no answer contains an event whose latest version belongs to the user, through any handle: no
-        matter whether the event was stored before, is being inserted, or arrives later.
+        After it returns, no answer contains an event whose latest version belongs to the user. This holds for every
+        handle, and for events that are stored before, during and after the call.
 
         The latest version that ever arrived determines which user owns the event. No order of inserts and erasures may
         change an answer: an erased latest version hides older versions of other users, and a newer version of another
@@ -237,7 +274,7 @@ class Store(ABC):
         """
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
-        """Return the stored events with these identities, up to some hundred, in any order.
+        """Return the stored events with these identities, up to 500, in any order.
 
         The default scans the millisecond of each. Raise StoreUnavailable, StoreMisconfigured.
         """
@@ -246,8 +283,12 @@ class Store(ABC):
     async def metrics(self, query: MetricsQuery) -> Metrics:
         """Return exact counts and exact unique users after deduplication and erasure, from one consistent snapshot.
 
-        The total is the total of the groups, also while events are inserted. The default reads every matching event by
-        `scan`; a faster implementation must give the same answer. Raise QueryTooLarge, StoreUnavailable,
+        The total is the total of the groups, also while events are inserted: use one statement, or one snapshot. The
+        default reads every matching event by `scan`; a faster implementation must give the same answer. For a dimension
+        that it does not know, call `reference.compute_metrics(self, query)`. `EventField.column` and `Dimension.sql`
+        are in the dialect of ClickHouse; another store maps the names that it knows.
+
+        Raise QueryTooLarge for more than `MAX_GROUPS` groups and beyond the time limit, StoreUnavailable,
         StoreMisconfigured.
         """
         return await reference.compute_metrics(self, query)

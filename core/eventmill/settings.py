@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=1000,
-        description="milliseconds that a commit waits for more events; default: that of the queue backend",
+        description="milliseconds that a commit waits for more events (the linger); default: that of the queue backend",
     )
     shutdown_delay_seconds: float | None = Field(
         default=None,
@@ -68,20 +68,18 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=7_300,  # 20 years: a TTL beyond 2106 wraps around and deletes everything
-        description="days after which events are rejected by the API and deleted by the store; default: kept forever",
+        description="days after which the API rejects events and the store deletes them; default: kept forever",
     )
     memory_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=32 * 1024 * 1024,
-        description="bytes for bodies that are read, decompressed or pending; beyond it the API responds 503",
+        description="maximum bytes of pending request bodies; above this limit the API responds 503",
     )
     batch_events: int = Field(default=20_000, ge=1, le=1_000_000, description="maximum number of events per insert")
     batch_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1, le=256 * 1024 * 1024, description="maximum number of bytes per insert"
     )
-    batch_seconds: float = Field(
-        default=1.0, ge=0, le=60, description="seconds that the first event of an insert may wait for more"
-    )
+    batch_seconds: float = Field(default=1.0, ge=0, le=60, description="maximum seconds that a batch waits to fill")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the lowest level that is logged to stderr"
     )
@@ -167,7 +165,7 @@ def _former(kind: type[BaseSettings]) -> dict[str, str]:
 
 
 def find_unknown(known: Iterable[str]) -> list[str]:
-    """Return a warning for each variable that starts with EVENTMILL_ and is unknown, with a similar name, or former."""
+    """Return a warning for each unknown variable that starts with EVENTMILL_, with a similar or its present name."""
     names = set(known)
     warnings = []
     for name in sorted({name.upper() for name in _present()}):

@@ -104,7 +104,7 @@ def _now_ms() -> int:
 
 
 def _oldest_ms(now_ms: int, retention_days: int | None) -> int:
-    """Return the oldest time that is accepted: the retention would delete anything older at once."""
+    """Return the oldest time that is accepted. The retention would delete older events immediately."""
     return MIN_TIME_MS if retention_days is None else max(MIN_TIME_MS, now_ms - retention_days * _DAY_MS)
 
 

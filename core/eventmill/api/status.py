@@ -1,4 +1,4 @@
-"""The status that operators watch: how much waits, for how long, and whether it becomes less."""
+"""The status for operators: the backlog, its age, and the rate at which it drains."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ LOOKUP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of a deployment; None stands for a figure that a service cannot provide now.
+    """The state of a deployment; None for a figure that is unavailable.
 
     Attributes:
         ready, in_flight, dead: queue messages, each of up to 1,000 events.

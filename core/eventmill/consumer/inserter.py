@@ -16,12 +16,12 @@ from eventmill.interfaces import Store
 log = logging.getLogger(__name__)
 
 CANARY_PROJECT = "_eventmill"
-FAILURES = 3  # of a batch in a row, before canaries show whether the whole store is unavailable or only a part
+FAILURES = 3  # consecutive failures of a batch before canaries test the store
 PARTLY_AWAY_SECONDS = 30.0  # after a partial outage, during which one failure is enough to try canaries
 ISOLATE_SECONDS = 60.0  # for one group of messages; those with rows that were not tried by then are released
 _CANARIES, _CANARIES_AT_ONCE = 16, 3  # different events, so that a partly available store accepts some of them
 _CONFIRMATIONS = 2  # of a rejection, before it is final
-_MAX_FAILURES = 30  # in a row while isolating, before canaries show whether the whole store is unavailable
+_MAX_FAILURES = 30  # consecutive failures while isolating before canaries test the store
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Inserter:
         """Store every row that the store accepts, and return the others.
 
         A rejection is final only if the store repeats it and accepts canaries in between; otherwise the schema may be
-        at fault. No other failure counts against a row.
+        at fault. Other failures never reject a row.
         """
         winners = latest(rows)
         parts = [winners]

@@ -66,7 +66,7 @@ def open_message(delivery: Delivery, body: bytes) -> Message:
 
 
 def latest(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows without older versions of events that the rows contain in a greater version."""
+    """Return the rows with only the greatest version of each event."""
     if len({row.event.event_id for row in rows}) == len(rows):  # nearly always, and cheaper than comparing identities
         return rows
     winners: dict[Identity, Row] = {}

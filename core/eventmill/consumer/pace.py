@@ -9,7 +9,7 @@ MAX_FULL_RECEIVERS = 4
 MAX_RECEIVERS = 8  # while answers are short although messages wait
 WORTHWHILE = 2  # messages per receive on average; below that it is cheaper to pause
 LATEST = 8  # receives in the average
-FEW = 2  # a probe of at most this many receives found nothing
+FEW = 2  # a probe of at most this many receives counts as unsuccessful
 MAX_PROBE_SECONDS = 4.0
 
 

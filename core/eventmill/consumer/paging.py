@@ -12,7 +12,7 @@ from eventmill.interfaces import Delivery, Queue
 log = logging.getLogger(__name__)
 
 PAGE_MESSAGES = 100
-EMPTY_RECEIVES = 2  # in a row mean the end; one may have missed messages, as on SQS
+EMPTY_RECEIVES = 2  # consecutive empty receives end the paging; on SQS a single one may be wrong
 RELEASE_SECONDS = 10.0
 
 

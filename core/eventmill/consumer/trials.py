@@ -10,7 +10,7 @@ from eventmill.consumer.messages import halves
 from eventmill.errors import UndecodableMessage
 
 TRIALS = 3  # a body that crashes this many subprocesses in a row is poison
-MAX_PARTS = 100  # trials per message; parts that are left after them and crashed together are poison
+MAX_PARTS = 100  # trials per message; then the remaining parts, which crashed together, are poison
 
 
 class Verdict(Enum):

@@ -49,8 +49,8 @@ class Waiter:
 class Publisher:
     """Packs the lines of many callers into frames, and answers each caller when its own lines are durable.
 
-    A caller after an idle linger is committed at once. After that, at most one commit per linger starts before it is
-    full, so that concurrent callers share it. Full means as many lines, or bytes of lines, as one frame may hold.
+    After an idle linger interval a call is committed at once. Until a frame is full, further commits start at most once
+    per interval, so that concurrent callers share them. Full means as many lines, or bytes, as a frame may hold.
 
     Use it as an async context manager: on exit it commits the pending lines and answers every caller.
     """
@@ -75,7 +75,7 @@ class Publisher:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def publish(self, lines: Sequence[bytes]) -> None:
-        """Return when all lines, at least one, are durable in the queue.
+        """Return when all lines are durable in the queue; there must be at least one.
 
         Raise QueueUnavailable if a line was not confirmed within 5 s; repeating all of them is harmless. Cancelling the
         call does not withdraw the lines.

@@ -1,7 +1,7 @@
 """The table of dimensions: what the answer of a query can be grouped by.
 
-A new dimension is one entry in `DIMENSIONS`. Parsing, reference answers, SQL, the HTTP schema, the documentation and
-the contract suite follow from it.
+A new dimension is one entry in `DIMENSIONS`. Parsing, reference answers, SQL, the HTTP schema and the contract suite
+follow from it; docs/http.md names it.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ class Dimension:
         name: what `group_by` says.
         read: returns the group that an event belongs to.
         sql: the same in ClickHouse's SQL, over the columns of the table `events`.
-        bucket_ms: for spans of time their length; groups are ordered by time then, else by descending count and value.
+        bucket_ms: the length of a time bucket, else None. Time buckets are ordered by time, other groups by descending
+            count, then by value.
     """
 
     name: str

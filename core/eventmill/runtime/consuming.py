@@ -12,7 +12,7 @@ from eventmill.shutdown import Shutdown
 # A long wait saves calls to a remote queue while it is idle; a short wait lets a process with a local queue stop fast.
 NETWORK_RECEIVE_SECONDS = 5.0
 LOCAL_RECEIVE_SECONDS = 1.0
-PAUSE_PER_LINGER = 10  # a pause collects the frames of so many commits in one paid receive
+PAUSE_PER_LINGER = 10  # linger intervals per pause, so that one paid receive returns the frames of several
 PAUSE_PER_BATCH = 0.4  # the longest pause, as a share of the time that a batch may wait
 
 

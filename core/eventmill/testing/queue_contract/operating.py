@@ -83,7 +83,7 @@ class QueueOperating(QueueSuite):
         assert all(isinstance(warning, str) for warning in warnings)
 
     async def test_migrating_again_keeps_all_messages(self, queue: Queue) -> None:
-        """migrate is idempotent, also concurrently. Likely cause: the queue is created anew."""
+        """migrate is idempotent, also concurrently. Likely cause: the queue is recreated."""
         await queue.publish([b"kept"], soon())
         await asyncio.gather(queue.migrate(), queue.migrate())
         assert bodies_of(await receive(queue, 1)) == Counter([b"kept"])

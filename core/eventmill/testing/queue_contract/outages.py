@@ -21,7 +21,7 @@ class QueueOutages(QueueSuite):
     async def test_a_queue_recovers_when_its_server_is_back(
         self, queue: Queue, server: Server | None, settings: Any
     ) -> None:
-        """Calls raise QueueUnavailable while the server is down, and work again, unopened, when it is back.
+        """Calls raise QueueUnavailable while the server is down, and work again when it is back, without reopening.
 
         Likely cause: a broken connection is never replaced, or `check` does not ask the server.
         """

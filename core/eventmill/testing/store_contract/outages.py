@@ -23,7 +23,7 @@ class StoreOutages(StoreSuite):
     async def test_a_store_recovers_when_its_server_is_back(
         self, store: Store, server: Server | None, settings: Any
     ) -> None:
-        """Calls raise StoreUnavailable while the server is down, and work again, unopened, when it is back.
+        """Calls raise StoreUnavailable while the server is down, and work again when it is back, without reopening.
 
         Likely cause: a broken connection is never replaced, `check` does not ask the server, or an outage is taken for
         a rejection.
