@@ -11,7 +11,7 @@ help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080    (make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and run all tests                               (make test ARGS='-k bulk')"
 	@echo "make check  run ruff and mypy"
-	@echo "make lock   write the installed versions to requirements-dev.txt"
+	@echo "make lock   resolve the versions in requirements-dev.txt again"
 	@echo "make bench  run all benchmarks; needs wrk                          (make bench NAME=ingest_bulk)"
 	@echo "make soak   100,000 simulated runs, then 20 minutes of crashes     (make soak SEEDS=1000 ARGS=60)"
 	@echo "make steady 45 minutes of steady load: memory and files stay flat  (make steady ARGS='5 500')"
@@ -34,9 +34,12 @@ check: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# After a change of dependencies: write the versions that this environment has.
-lock: .venv/.dev
-	@$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > requirements-dev.txt
+# After a change of dependencies: resolve them anew, without the present versions.
+lock: .venv/bin/python
+	@rm -rf .venv/lock && $(PYTHON) -m venv .venv/lock
+	@.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@.venv/lock/bin/python -m pip freeze --exclude-editable --disable-pip-version-check > requirements-dev.txt
+	@rm -rf .venv/lock
 
 bench: .venv/.dev
 	@PYTHONPATH=tests $(BIN)/python benchmarks/run.py $(NAME)

@@ -67,9 +67,12 @@ def test_plugins_use_only_the_public_names(file: Path) -> None:
         assert is_public or package == own or "tests" in file.parts, f"{file.name} imports {name}"
 
 
-def test_the_public_names_are_all_there() -> None:
+def test_the_public_names_are_the_same_for_type_checkers_and_at_runtime() -> None:
     import eventmill
 
+    source = (CORE / "__init__.py").read_text()
+    checked = re.findall(r"^    from \S+ import (\w+) as \1$", source, re.MULTILINE)
+    assert sorted(checked) == dir(eventmill)
     assert all(hasattr(eventmill, name) for name in dir(eventmill))
 
 

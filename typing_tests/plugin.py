@@ -137,3 +137,12 @@ async def use(services: Services, store: Store) -> None:
     )
     assert_type(event, Event)
     await services.publish([event])
+
+
+def mistakes() -> None:
+    """Each line must be an error: mypy reports an ignore that is not needed."""
+    from eventmill import find_unknown  # type: ignore[attr-defined]  # noqa: F401  (not public)
+
+    PartialFailure({0: "too large"})  # type: ignore[dict-item]
+    QueueBackend("acme", Settings, open_store)  # type: ignore[arg-type]
+    MetricsQuery("default", "page_view", "yesterday", 1)  # type: ignore[arg-type]

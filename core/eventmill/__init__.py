@@ -11,36 +11,80 @@ if TYPE_CHECKING:
     from pydantic import SecretStr as SecretStr
     from pydantic_settings import SettingsConfigDict as SettingsConfigDict
 
-    from eventmill.errors import *
-    from eventmill.event import *
-    from eventmill.fields import *
-    from eventmill.hookspecs import *
-    from eventmill.interfaces import *
+    from eventmill.errors import ClientDisconnected as ClientDisconnected
+    from eventmill.errors import ConfigurationError as ConfigurationError
+    from eventmill.errors import EventmillError as EventmillError
+    from eventmill.errors import InvalidQuery as InvalidQuery
+    from eventmill.errors import InvalidRequest as InvalidRequest
+    from eventmill.errors import Overloaded as Overloaded
+    from eventmill.errors import PartialFailure as PartialFailure
+    from eventmill.errors import PluginError as PluginError
+    from eventmill.errors import QueryTooLarge as QueryTooLarge
+    from eventmill.errors import QueueMisconfigured as QueueMisconfigured
+    from eventmill.errors import QueueUnavailable as QueueUnavailable
+    from eventmill.errors import Refused as Refused
+    from eventmill.errors import RejectedEvents as RejectedEvents
+    from eventmill.errors import StoreMisconfigured as StoreMisconfigured
+    from eventmill.errors import StoreUnavailable as StoreUnavailable
+    from eventmill.errors import Unavailable as Unavailable
+    from eventmill.errors import Unknown as Unknown
+    from eventmill.event import ALL_TIME as ALL_TIME
+    from eventmill.event import EVENT_FIELDS as EVENT_FIELDS
+    from eventmill.event import FORGOTTEN as FORGOTTEN
+    from eventmill.event import MAX_TIME_MS as MAX_TIME_MS
+    from eventmill.event import MIN_TIME_MS as MIN_TIME_MS
+    from eventmill.event import Event as Event
+    from eventmill.event import EventBatch as EventBatch
+    from eventmill.event import Identity as Identity
+    from eventmill.event import Position as Position
+    from eventmill.event import create_event as create_event
+    from eventmill.event import encode_line as encode_line
+    from eventmill.event import forget as forget
+    from eventmill.event import to_sent_form as to_sent_form
+    from eventmill.fields import EventField as EventField
+    from eventmill.hookspecs import AsgiApp as AsgiApp
+    from eventmill.hookspecs import HttpApp as HttpApp
+    from eventmill.hookspecs import QueueBackend as QueueBackend
+    from eventmill.hookspecs import Services as Services
+    from eventmill.hookspecs import StoreBackend as StoreBackend
+    from eventmill.hookspecs import hookimpl as hookimpl
+    from eventmill.interfaces import MIN_BODY_BYTES as MIN_BODY_BYTES
+    from eventmill.interfaces import Delivery as Delivery
+    from eventmill.interfaces import Depth as Depth
+    from eventmill.interfaces import Queue as Queue
+    from eventmill.interfaces import Store as Store
     from eventmill.queries import reference as reference
-    from eventmill.queries.dimensions import *
-    from eventmill.queries.filters import *
-    from eventmill.queries.metrics import *
-    from eventmill.settings import *
+    from eventmill.queries.dimensions import DIMENSIONS as DIMENSIONS
+    from eventmill.queries.dimensions import Dimension as Dimension
+    from eventmill.queries.filters import EventFilter as EventFilter
+    from eventmill.queries.metrics import MAX_GROUPS as MAX_GROUPS
+    from eventmill.queries.metrics import MAX_SECONDS as MAX_SECONDS
+    from eventmill.queries.metrics import Group as Group
+    from eventmill.queries.metrics import Metrics as Metrics
+    from eventmill.queries.metrics import MetricsQuery as MetricsQuery
+    from eventmill.settings import PluginSettings as PluginSettings
+    from eventmill.settings import Reach as Reach
 
 __version__ = "0.1.0"
 
-# Public names by module. They are imported on demand, so that every command starts fast.
+# The public names by module, for the runtime, which imports them on demand, so that every command starts fast. A test
+# compares them with the imports above, which are for type checkers.
 _PUBLIC = {
     "eventmill.errors": """
-        ConfigurationError EventmillError InvalidQuery InvalidRequest PartialFailure PluginError QueryTooLarge
-        QueueMisconfigured QueueUnavailable Refused RejectedEvents StoreMisconfigured StoreUnavailable Unavailable
-        Unknown
+        ClientDisconnected ConfigurationError EventmillError InvalidQuery InvalidRequest Overloaded
+        PartialFailure PluginError QueryTooLarge QueueMisconfigured QueueUnavailable Refused RejectedEvents
+        StoreMisconfigured StoreUnavailable Unavailable Unknown
     """,
     "eventmill.event": """
-        ALL_TIME EVENT_FIELDS FORGOTTEN MAX_TIME_MS MIN_TIME_MS Event EventBatch Identity Position create_event
-        encode_line forget to_sent_form
+        ALL_TIME EVENT_FIELDS Event EventBatch FORGOTTEN Identity MAX_TIME_MS MIN_TIME_MS Position
+        create_event encode_line forget to_sent_form
     """,
     "eventmill.fields": "EventField",
     "eventmill.queries": "reference",
     "eventmill.queries.dimensions": "DIMENSIONS Dimension",
     "eventmill.queries.filters": "EventFilter",
-    "eventmill.queries.metrics": "MAX_GROUPS Group Metrics MetricsQuery",
-    "eventmill.interfaces": "MIN_BODY_BYTES Delivery Depth Queue Store",
+    "eventmill.queries.metrics": "Group MAX_GROUPS MAX_SECONDS Metrics MetricsQuery",
+    "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",
     "eventmill.hookspecs": "AsgiApp HttpApp QueueBackend Services StoreBackend hookimpl",
     "eventmill.settings": "PluginSettings Reach",
     "pydantic": "SecretStr",
@@ -52,6 +96,8 @@ _MODULES = {name: module for module, names in _PUBLIC.items() for name in names.
 if not TYPE_CHECKING:  # otherwise type checkers would accept every name
 
     def __getattr__(name: str) -> Any:
+        if name == "__all__":
+            return sorted(_MODULES)
         if name not in _MODULES:
             raise AttributeError(f"module 'eventmill' has no attribute {name!r}")
         if name == "reference":

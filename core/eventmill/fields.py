@@ -12,6 +12,7 @@ from msgspec import Meta, Raw
 from eventmill.times import Rfc3339
 
 MAX_TAGS = 64
+MAX_NAME_CHARACTERS = 256  # of an event name
 
 _REPEATED = "LowCardinality(String)"  # for texts that repeat: names, channels
 _VARIED = "String CODEC(ZSTD(1))"

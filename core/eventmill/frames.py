@@ -8,11 +8,11 @@ A frame is a header and a payload:
     3       1     codec: 0 plain, 1 zstd
     4       2     number of events, big-endian
     6       4     size of the uncompressed payload in bytes, big-endian
-    10      4     only in version 2: CRC-32 of the payload as sent, big-endian
+    10      4     only in version 2: CRC-32 of the header before it and of the payload as sent, big-endian
     10/14         the events as JSON lines, joined by line feeds, compressed by the codec
 
-A dead record is "ed", its version (1 or 2), in version 2 the CRC-32 of the rest (4 bytes, big-endian), a JSON object on
-one line, and the dead body verbatim.
+A dead record is "ed", its version (1 or 2), in version 2 the CRC-32 of all other bytes (4 bytes, big-endian), a JSON
+object on one line, and the dead body verbatim.
 
 Frames and dead records have separate versions. This program writes version 1 of both and reads versions 1 and 2: a
 version is read one release before it is written, so that consumers can be upgraded first.
@@ -37,6 +37,7 @@ else:
 FRAME_VERSION: Final = 1  # that is written
 DEAD_VERSION: Final = 1
 READABLE_VERSIONS: Final = (1, 2)
+_NEWER_VERSIONS = range(3, 9)  # other bytes in this place are not a version
 MAX_FRAME_BYTES = 60 * 1024
 MAX_FRAME_EVENTS = 1000
 MAX_FRAME_LINE_BYTES = 512 * 1024  # of lines before compression
@@ -48,7 +49,7 @@ _HEADER = struct.Struct(">2sBBHI")
 _CHECKSUM = struct.Struct(">I")
 _PLAIN, _ZSTD = 0, 1
 _READABLE = frozenset(bytes([version]) for version in READABLE_VERSIONS)
-_FORMER_REASONS = {"killer": "poison"}  # the name in records of release 0.1
+FORMER_REASONS = {"killer": "poison"}  # the name in records of release 0.1
 _compressor = zstd.ZstdCompressor(level=1)
 
 
@@ -98,7 +99,7 @@ def encode_frame(lines: Sequence[bytes], version: int = FRAME_VERSION) -> bytes:
         if len(compressed) < len(payload):
             codec, packed = _ZSTD, compressed
     header = _HEADER.pack(b"em", version, codec, len(lines), len(payload))
-    return header + (packed if version == 1 else _with_checksum(packed))
+    return header + (packed if version == 1 else _checksum(header + packed) + packed)
 
 
 def decode_frame(body: bytes) -> list[tuple[Event, bytes]]:
@@ -128,32 +129,36 @@ def split_frame(body: bytes) -> list[bytes]:
 
 def _open(body: bytes) -> tuple[int, bytes]:
     """Return the number of events in the header, and the payload."""
-    if _is_newer_dead(body):
-        raise UnknownFrameVersion(f"dead record version {body[2]}: this program reads up to {READABLE_VERSIONS[-1]}")
-    if body[:2] != b"em" or len(body) < 3:
-        raise UndecodableMessage("not a frame: it does not start with 'em'")
-    if body[2] not in READABLE_VERSIONS:
-        raise UnknownFrameVersion(f"frame version {body[2]}: this program reads up to version {READABLE_VERSIONS[-1]}")
+    _refuse_newer(body)
+    if not is_known(body):
+        raise UndecodableMessage("not a frame: it does not start with 'em' and a version")
     if len(body) < _HEADER.size:
         raise UndecodableMessage("the frame is damaged: its header is incomplete")
     _, version, codec, count, size = _HEADER.unpack_from(body)
-    packed = body[_HEADER.size :]
-    payload = _unpack(packed if version == 1 else _checked(packed), codec, size)
+    packed = body[_HEADER.size :] if version == 1 else _checked(body, _HEADER.size)
+    payload = _unpack(packed, codec, size)
     if len(payload) != size:
         raise UndecodableMessage(f"the frame is damaged: its header says {size} bytes, it holds {len(payload)}")
     return count, payload
 
 
-def _with_checksum(content: bytes) -> bytes:
-    return _CHECKSUM.pack(zlib.crc32(content)) + content
+def _checksum(content: bytes) -> bytes:
+    return _CHECKSUM.pack(zlib.crc32(content))
 
 
-def _checked(content: bytes) -> bytes:
-    """Return what follows the checksum. Raise UndecodableMessage if it does not match."""
-    rest = content[_CHECKSUM.size :]
-    if content[: _CHECKSUM.size] != _CHECKSUM.pack(zlib.crc32(rest)):
+def _checked(body: bytes, position: int) -> bytes:
+    """Return what follows the checksum at this position. Raise UndecodableMessage if the checksum does not match."""
+    rest = body[position + _CHECKSUM.size :]
+    if body[position : position + _CHECKSUM.size] != _checksum(body[:position] + rest):
         raise UndecodableMessage("the message is damaged: its checksum does not match")
     return rest
+
+
+def _refuse_newer(body: bytes) -> None:
+    """Raise UnknownFrameVersion for a frame or a dead record of a later version."""
+    kind = {b"em": "frame", b"ed": "dead record"}.get(body[:2])
+    if kind and int.from_bytes(body[2:3]) in _NEWER_VERSIONS:
+        raise UnknownFrameVersion(f"{kind} version {body[2]}: this program reads up to {READABLE_VERSIONS[-1]}")
 
 
 def _unpack(payload: bytes, codec: int, size: int) -> bytes:
@@ -205,7 +210,8 @@ def encode_dead(record: DeadRecord, max_bytes: int | None = None, version: int =
         body = body[: max_bytes - DEAD_HEADER_BYTES]
     short = msgspec.structs.replace(record, body=b"", message=message, code=record.code[:64])
     content = msgspec.json.encode(short) + b"\n" + body
-    return b"ed" + bytes([version]) + (content if version == 1 else _with_checksum(content))
+    start = b"ed" + bytes([version])
+    return start + (content if version == 1 else _checksum(start + content) + content)
 
 
 def is_known(body: bytes) -> bool:
@@ -223,27 +229,23 @@ def is_dead(body: bytes) -> bool:
     return body[:2] == b"ed" and body[2:3] in _READABLE
 
 
-def _is_newer_dead(body: bytes) -> bool:
-    """Return whether a body starts like a dead record of a later version; a text that starts with "ed" does not."""
-    return body[:2] == b"ed" and READABLE_VERSIONS[-1] < int.from_bytes(body[2:3]) < ord(" ")
-
-
 def decode_dead(body: bytes) -> DeadRecord:
     """Return the record in a body of a dead-letter queue.
 
     A body that is not a record was moved there by the queue itself. Raise UnknownFrameVersion for a record that a newer
     program wrote.
     """
-    if _is_newer_dead(body):
-        raise UnknownFrameVersion(f"dead record version {body[2]}: this program reads up to {READABLE_VERSIONS[-1]}")
+    _refuse_newer(body)
     if is_dead(body):
         try:
-            content = body[3:] if body[2] == 1 else _checked(body[3:])
+            content = body[3:] if body[2] == 1 else _checked(body, 3)
             header, _, dead = content.partition(b"\n")
             record = msgspec.json.decode(header, type=DeadRecord)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UndecodableMessage):
+        except UndecodableMessage as error:
+            return DeadRecord(reason="undecodable", message=f"the dead record is damaged: {error}", body=body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
-            reason = _FORMER_REASONS.get(record.reason, record.reason)
+            reason = FORMER_REASONS.get(record.reason, record.reason)
             return msgspec.structs.replace(record, body=dead, reason=reason)
     return DeadRecord(reason="moved", message="the queue moved it here by itself", body=body)

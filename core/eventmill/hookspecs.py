@@ -106,8 +106,9 @@ class Services:
     limiter: QueryLimiter
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Return when all events are durable in the queue; there must be at least one. Raise QueueUnavailable."""
-        await self.publisher.publish([encode_line(event) for event in events])
+        """Return when all events are durable in the queue. Raise QueueUnavailable."""
+        if events:
+            await self.publisher.publish([encode_line(event) for event in events])
 
     async def query(self, question: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
         """Return the answer of the store, such as `services.query(lambda store: store.metrics(query))`.

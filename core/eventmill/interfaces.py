@@ -94,9 +94,9 @@ class Queue(ABC):
     """Delivers bytes at least once. It knows nothing about events.
 
     Every method accepts any number of items: the backend hides the limits of its service, such as ten messages per
-    call. Messages are kept until they are acked; if the service deletes them earlier, `check` warns. Their order is free, but
-    new, released and expired messages must not starve each other. A waiting receiver gets a new message within 1 s, and
-    an expired one within 2 s.
+    call. Messages are kept until they are acked; if the service deletes them earlier, `check` warns. Their order is
+    free, but new, released and expired messages must not starve each other. A waiting receiver gets a new message
+    within 1 s, and an expired one within 2 s.
 
     A consumer holds up to about 120,000 deliveries at a time, and extends them all in one call.
     """
@@ -163,8 +163,8 @@ class Queue(ABC):
         """Make the messages receivable again after about `delay_seconds` (0 to 300, within 1 s), with one attempt more.
 
         A lost lease is not an error, and the release changes nothing for the new holder. A backend whose service
-        accepts a release of a former holder compares its own clock with the end of the lease, as for `extend`. A delay may end
-        early when the server restarts. Raise QueueUnavailable.
+        accepts a release of a former holder compares its own clock with the end of the lease, as for `extend`. A delay
+        may end early when the server restarts. Raise QueueUnavailable.
         """
 
     @abstractmethod
@@ -215,8 +215,8 @@ class Store(ABC):
 
         Args:
             retention_days: delete events older than this in the background, if the store can, by whole months if that
-                is cheaper; None keeps them forever. Expired events may be answered until then. The value may change from
-                call to call, in both directions. The API rejects older events by itself.
+                is cheaper; None keeps them forever. Expired events may be answered until then. The value may change
+                from call to call, in both directions. The API rejects older events by itself.
 
         Raise StoreUnavailable or StoreMisconfigured.
         """

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventmill.errors import ConfigurationError
+from eventmill.event import DEFAULT_PROJECT
 
 ENV_FILE = ".env"
 Reach = Literal["process", "machine", "network"]
@@ -47,7 +48,7 @@ class Settings(BaseSettings):
         description="the store backend, or `none` for `serve` without queries; `eventmill run`: `clickhouse`",
     )
     project: str = Field(
-        default="default",
+        default=DEFAULT_PROJECT,
         pattern=r"^[\w.-]{1,64}$",
         description="the project of the events that this API accepts and counts",
     )
@@ -186,6 +187,8 @@ _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP
 def _explain(kind: type[BaseSettings], problem: Any) -> str:
     field = str(problem["loc"][0]) if problem["loc"] else ""
     variable = _variable(kind, field)
+    if field in _former(kind):
+        variable = next(old for old, new in FORMER_NAMES.items() if new == variable)
     if problem["type"] == "missing":
         return f"{variable} is required"
     message = problem["msg"].removeprefix("Value error, ")

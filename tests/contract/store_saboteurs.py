@@ -311,6 +311,30 @@ class NeverReconnects(Honest):
         return await super().check()
 
 
+class ErasesOnlyWhatItSees(Honest):
+    """Erases the events that are stored now, without a tombstone for events that are being inserted."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.hidden: set[Identity] = set()
+
+    async def erase(self, project: str, user_id: str, until_ms: int) -> int:
+        page = await self.inner.scan(EventFilter(project, MIN_TIME_MS, MAX_TIME_MS), None, 100_000)
+        seen = {event.identity for event in page if event.user_id == user_id and event.timestamp_ms <= until_ms}
+        await asyncio.sleep(0)
+        self.hidden |= seen
+        return len(seen)
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        page = await super().scan(filter, before, limit)
+        return [event for event in page if event.identity not in self.hidden]
+
+
+class RefusesRetentions(Honest):
+    async def migrate(self) -> None:  # type: ignore[override]  # as before stores received the retention
+        return
+
+
 class RejectsDuringOutages(Honest):
     async def insert(self, batch: EventBatch) -> None:
         try:
@@ -380,6 +404,8 @@ CAUGHT_BY: dict[type[Honest], str] = {
     KeepsEventsInMemory: "test_stored_events_survive_a_killed_server",
     ChecksBlindly: "test_a_store_recovers_when_its_server_is_back",
     NeverReconnects: "test_a_store_recovers_when_its_server_is_back",
+    ErasesOnlyWhatItSees: "test_an_erasure_during_inserts_covers_the_user_and_nothing_else",
+    RefusesRetentions: "test_the_retention_can_change_in_both_directions",
     RejectsDuringOutages: "test_a_store_recovers_when_its_server_is_back",
     RejectsWithoutSchema: "test_a_store_that_is_not_migrated_says_so",
     FailsLate: "test_a_frozen_server_delays_no_cancelled_call",

@@ -102,4 +102,10 @@ def test_overriding_a_test_of_the_contract_needs_a_reason() -> None:
     @pytest.mark.xfail(reason="this service swaps bytes")
     def deviating(self: QueueContract) -> None: ...
 
+    class Mixin:
+        async def test_bodies_come_back_byte_for_byte(self) -> None: ...
+
+    with pytest.raises(TypeError, match="reason"):
+        type("TestMixedIn", (Mixin, QueueContract), {})
+
     type("TestLoud", (QueueContract,), {"test_bodies_come_back_byte_for_byte": deviating})

@@ -65,7 +65,7 @@ def migrate(
 
 @app.command()
 def check() -> None:
-    """Check that the chosen queue and store can be used. Exit with 1 if one cannot."""
+    """Check that the chosen queue and store can be used. Exit with 1 if either cannot."""
     from eventmill.cli import check as command
 
     command.check()
@@ -80,7 +80,10 @@ def status(
     seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Time over which to measure the rate.")] = 2,
     data: Data = None,
 ) -> None:
-    """Show the backlog, its age, and when it will be empty. Exit with 1 if the queue is unavailable."""
+    """Show the backlog, its age, when it will be empty, the dead letters and the newest event.
+
+    Exit with 1 if the queue is unavailable.
+    """
     from eventmill.cli import status as command
 
     command.show(data, as_json=json, seconds=seconds)
@@ -102,12 +105,12 @@ def crashtest(
         typer.Option(
             metavar="CMD",
             help="A program that stops and starts the servers: `CMD stop` and `CMD start` are called at random times."
-            " `CMD start` is also called first and last, and must succeed while the servers run.",
+            " `CMD start` also runs at the beginning and at the end, and must succeed if the servers run already.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove that no event is lost or counted twice while programs crash. Exit with 1 if one is."""
+    """Crash the programs under load, and verify that no event is lost or counted twice. Exit with 1 on failure."""
     from eventmill.cli import crashtest as command
     from eventmill.crashtest.runner import Plan
 
@@ -119,16 +122,14 @@ def crashtest(
 dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
 Reason = Annotated[
-    str | None, typer.Option(help="Only letters with this reason: rejected, undecodable, poison or moved.")
+    str | None, typer.Option(help="Only dead letters with this reason: rejected, undecodable, poison, moved or newer.")
 ]
-EventName = Annotated[str | None, typer.Option(help="Only letters that contain an event with this name.")]
-Since = Annotated[
-    str | None, typer.Option(help="Only letters dead-lettered at or after this time: unix seconds or RFC 3339.")
-]
-Until = Annotated[str | None, typer.Option(help="Only letters dead-lettered at or before this time.")]
+EventName = Annotated[str | None, typer.Option(help="Only dead letters that contain an event with this name.")]
+Since = Annotated[str | None, typer.Option(help="Only dead letters from this time on: unix seconds or RFC 3339.")]
+Until = Annotated[str | None, typer.Option(help="Only dead letters up to this time.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the letters, but change nothing.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Only letters with these ids, or beginnings of ids.")
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Only dead letters with these ids or id prefixes.")
 ]
 
 
@@ -150,7 +151,10 @@ def list_dead(
 
 
 @dead.command("show")
-def show_dead(id: Annotated[str, typer.Argument(metavar="ID")], data: Data = None) -> None:
+def show_dead(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of the dead letter, or a prefix of it.")],
+    data: Data = None,
+) -> None:
     """Print one dead letter with its events as JSON."""
     from eventmill.cli import dead as command
 
@@ -200,9 +204,7 @@ def send(
         str, typer.Argument(metavar="FILE|-", help="NDJSON file, also gzip or zstd compressed; - reads standard input.")
     ],
     url: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8080",
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds to repeat a request that fails before giving up.")
-    ] = 60,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to retry a failing request.")] = 60,
 ) -> None:
     """Send the events of a file to the API. Exit with 0 only if all were accepted. Sending again changes nothing."""
     from eventmill.cli import send as command

@@ -13,6 +13,7 @@ from eventmill.cli.output import print_table
 from eventmill.consumer import letters
 from eventmill.consumer.letters import DeadLetter, DeadLetterFilter
 from eventmill.errors import ConfigurationError
+from eventmill.frames import FORMER_REASONS
 from eventmill.interfaces import Queue
 from eventmill.runtime.backends import choose_existing
 from eventmill.runtime.logs import start_log
@@ -20,6 +21,7 @@ from eventmill.settings import Settings, load
 from eventmill.times import parse_time
 
 MIN_ID = 4
+REASONS = ("rejected", "undecodable", "poison", "moved", letters.NEWER)
 _COLUMNS = ("id", "died_at", "reason", "code", "attempts", "events", "event_names", "message")
 
 
@@ -29,6 +31,9 @@ def parse_filter(
     """Return the filter that the options describe. Raise ConfigurationError."""
     if any(len(start) < MIN_ID for start in ids or ()):
         raise ConfigurationError(f"an id has at least {MIN_ID} characters: `eventmill dead list` shows them")
+    reason = FORMER_REASONS.get(reason or "", reason)
+    if reason not in (None, *REASONS):
+        raise ConfigurationError(f"--reason: {reason!r} is not one of {', '.join(REASONS)}")
     since_us, until_us = _parse_option("since", since), _parse_option("until", until)
     return DeadLetterFilter(tuple(ids or ()), reason, event_name, since_us, until_us)
 

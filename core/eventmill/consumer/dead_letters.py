@@ -20,6 +20,7 @@ _PAGE = 100  # letters per publish
 MAX_WAITING = 100  # messages that wait for the dead-letter queue; others are released with a delay
 CROWDED_DELAY_SECONDS = 10.0
 UNKNOWN_VERSION_DELAY_SECONDS = 60.0
+UPGRADE_SECONDS = 24 * 3600.0  # a message that no consumer understands by then may be damaged
 
 
 class Letter(NamedTuple):
@@ -59,8 +60,11 @@ class DeadLetters:
         try:
             return open_message(delivery, body)
         except UnknownFrameVersion as error:
-            log.error("%s: upgrade the consumers first; the message is kept", error)
-            self.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
+            if time.time() - delivery.enqueued_at_ms / 1000 > UPGRADE_SECONDS:
+                self.dead_letter(delivery, [Letter("undecodable", body, error)])
+            else:
+                log.error("%s: upgrade the consumers; the message stays in the queue", error)
+                self.release([delivery], UNKNOWN_VERSION_DELAY_SECONDS)
         except MemoryError:
             log.error("not enough memory to decode a message: releasing it")
             self.release([delivery], CROWDED_DELAY_SECONDS)

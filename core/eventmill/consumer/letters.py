@@ -15,7 +15,7 @@ from eventmill.interfaces import Delivery, Queue
 from eventmill.times import describe
 
 PUBLISH_SECONDS = 10.0
-NEWER = "newer"  # the reason shown for a record that a newer program wrote; it can only be listed
+NEWER = "newer"  # the reason shown for a record that a newer program wrote; this one cannot replay it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class DeadLetter:
     @property
     def id(self) -> str:
         return blake2b(self.delivery.body, digest_size=6).hexdigest()
+
+    @property
+    def is_newer(self) -> bool:
+        return self.record.reason == NEWER
 
     @property
     def died_at_ms(self) -> int:
@@ -116,7 +120,7 @@ async def settle(
     async with Pager(queue.dead) as pager:
         async for page in pager.pages():
             letters = map(DeadLetter.read, page)
-            chosen = [letter for letter in letters if wanted.matches(letter) and letter.record.reason != NEWER]
+            chosen = [letter for letter in letters if wanted.matches(letter) and not (replay and letter.is_newer)]
             if chosen and not dry_run:
                 if replay:
                     bodies = [letter.record.body for letter in chosen]

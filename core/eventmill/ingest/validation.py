@@ -46,7 +46,7 @@ _ADDED_OBJECTS = [field.sent_as for field in ADDED_FIELDS if isinstance(field.de
 
 _decode_event: Any = msgspec.json.Decoder(SentEvent).decode
 _decode_any = msgspec.json.Decoder().decode
-_PATH = re.compile(r" - at `\$\.?([a-z_]+).*`$")
+_PATH = re.compile(r" - at `\$\.?([a-z0-9_]+).*`$")
 _UNKNOWN, _MISSING = "Object contains unknown field `", "Object missing required field `"
 _BYTE = re.compile(r" \(byte (\d+)\)$")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")

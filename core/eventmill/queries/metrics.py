@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from eventmill.errors import InvalidQuery, QueryTooLarge
 from eventmill.event import MAX_TIME_MS, Event, Identity
+from eventmill.fields import MAX_NAME_CHARACTERS
 from eventmill.queries.dimensions import DIMENSIONS, Dimension
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.lookup import Scannable, pages
@@ -83,8 +84,8 @@ def parse_metrics_query(
 
     Raise InvalidQuery or QueryTooLarge with a message that names the parameter.
     """
-    if not 1 <= len(event_name) <= 256:
-        raise InvalidQuery("event_name must be a string of 1 to 256 characters", "event_name")
+    if not 1 <= len(event_name) <= MAX_NAME_CHARACTERS:
+        raise InvalidQuery(f"event_name must be a string of 1 to {MAX_NAME_CHARACTERS} characters", "event_name")
     if group_by is not None and group_by not in DIMENSIONS:
         raise InvalidQuery(f"group_by must be one of {', '.join(DIMENSIONS)}, not {group_by[:64]!r}", "group_by")
     start_us, end_us = _parse_bound(start, "from"), _parse_bound(end, "to")

@@ -4,12 +4,16 @@ import asyncio
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
+T = TypeVar("T")
+
 LIMIT_SECONDS = 30.0
+_OWN_MODULES = "eventmill.testing."
 _HOW_TO_DEVIATE = "mark it with pytest.mark.xfail(reason=…) or pytest.mark.skip(reason=…)"
 
 
@@ -34,26 +38,30 @@ class Server(ABC):
 
 
 class Contract:
-    """The base of the suites. A subclass that overrides a test must give a reason, with xfail or skip."""
+    """The base of the suites. A subclass that overrides a test must give a reason, with xfail or skip.
+
+    A test, and opening and closing the backend around it, end within 30 s each, unless the backend blocks the loop.
+    """
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.anyio]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, member in list(vars(cls).items()):
-            if not name.startswith("test_"):
-                continue
-            if not any(hasattr(base, name) for base in cls.__bases__):
-                if cls.__module__.startswith("eventmill.testing."):
+        if cls.__module__.startswith(_OWN_MODULES):
+            for name, member in list(vars(cls).items()):
+                if name.startswith("test_"):
                     setattr(cls, name, _guarded(member))
-            elif not _has_reason(member):
+            return
+        for name in dir(cls):
+            if name.startswith("test_") and _is_overridden(cls, name) and not _has_reason(getattr(cls, name)):
                 raise TypeError(f"{cls.__name__}.{name} overrides a test of the contract: {_HOW_TO_DEVIATE}")
 
     @pytest.fixture(autouse=True)
     def check_set_up(self, request: pytest.FixtureRequest) -> None:
         """Explain the usual mistakes in setting up a suite."""
         config = request.config
-        if config.pluginmanager.hasplugin("asyncio") and config.getini("asyncio_mode") == "auto":
+        is_loaded = config.pluginmanager.hasplugin("asyncio")
+        if is_loaded and "auto" in (str(config.getoption("asyncio_mode")), config.getini("asyncio_mode")):
             pytest.fail("pytest-asyncio is in auto mode and takes over the suite's tests: set asyncio_mode = strict")
         if not hasattr(type(self), "backend"):
             pytest.fail(f"{type(self).__name__} must name the backend that it tests: `backend = my_plugin.backend`")
@@ -78,10 +86,11 @@ class Contract:
         return None
 
 
-def require(server: Server | None, settings: Any) -> Server | None:
-    """Return the server, or None for a backend without one. Skip the test if its author has not defined the fixture."""
-    if server is None and settings.reach == "network":
-        pytest.skip("define the fixture `server` to test outages of the server")
+def require(server: Server | None, settings: Any) -> Server:
+    """Return the server. Skip the test for a backend without one, or if its author has not defined the fixture."""
+    if server is None:
+        is_remote = settings.reach == "network"
+        pytest.skip("define the fixture `server` to test outages" if is_remote else "the backend has no server")
     return server
 
 
@@ -98,16 +107,34 @@ def _guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
             raise
         except BaseException as error:
             if limit.expired():
-                raise AssertionError(f"not finished within {LIMIT_SECONDS:.0f} s. Promise: {promise}") from None
+                raise AssertionError(f"not finished within {LIMIT_SECONDS:.0f} s. Promise: {promise}") from error
             error.add_note(f"Promise: {promise}")
             raise
 
     return guarded
 
 
+def _is_overridden(cls: type, name: str) -> bool:
+    """Return whether a test of the suite is replaced by one from another module."""
+    owners = [base.__module__.startswith(_OWN_MODULES) for base in cls.__mro__ if name in vars(base)]
+    return True in owners and not owners[0]
+
+
 def _has_reason(test: object) -> bool:
     marks = getattr(test, "pytestmark", [])
     return any(mark.name in ("xfail", "skip") and mark.kwargs.get("reason") for mark in marks)
+
+
+@asynccontextmanager
+async def limited(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Open and close a backend, each within the time limit of a test."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        opened = await opening.__aenter__()
+    try:
+        yield opened
+    finally:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await opening.__aexit__(None, None, None)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:

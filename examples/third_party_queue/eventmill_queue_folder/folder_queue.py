@@ -29,6 +29,13 @@ class Entry(msgspec.Struct):
     lease: str = ""
 
 
+class Index(msgspec.Struct):
+    """All messages. `boot` names the run of the machine whose clock the entries use."""
+
+    boot: str
+    entries: dict[str, Entry] = {}
+
+
 class Lease(NamedTuple):
     name: str
     token: str
@@ -66,7 +73,11 @@ class FolderQueue(Queue):
                 _write(self._path / name, body)
                 entries[name] = Entry(time.time_ns() // 1_000_000, time.monotonic())
 
-        await self._change(add)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._change(add)
+        except TimeoutError:  # another process holds the lock; the thread may still succeed
+            raise QueueUnavailable("the folder is locked") from None
         if large:
             raise PartialFailure(large)
 
@@ -144,12 +155,15 @@ class FolderQueue(Queue):
         try:
             with self._locked():
                 index = self._path / "index"
-                stored = index.read_bytes() if index.exists() else b"{}"
-                entries = msgspec.json.decode(stored, type=dict[str, Entry])
-                result = work(entries)
-                if (changed := msgspec.json.encode(entries)) != stored:
+                stored = index.read_bytes() if index.exists() else msgspec.json.encode(Index(_boot()))
+                present = msgspec.json.decode(stored, type=Index)
+                if present.boot != _boot():  # the clock has started again: all leases and delays have ended
+                    present = Index(_boot(), {name: _freed(entry) for name, entry in present.entries.items()})
+                result = work(present.entries)
+                if (changed := msgspec.json.encode(present)) != stored:
                     _write(self._path / "index.new", changed)
                     (self._path / "index.new").replace(index)
+                    _sync_folder(self._path)
                 return result
         except OSError as error:
             raise QueueUnavailable(f"cannot use the folder {self._path.name}: {error.strerror}") from error
@@ -160,6 +174,25 @@ class FolderQueue(Queue):
         with (self._path / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _boot() -> str:
+    """Return a name for this run of the machine."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    return boot_id.read_text().strip() if boot_id.exists() else "unknown"
+
+
+def _freed(entry: Entry) -> Entry:
+    return Entry(entry.enqueued_at_ms, 0.0, entry.attempts)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make new and renamed files of the folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, content: bytes) -> None:

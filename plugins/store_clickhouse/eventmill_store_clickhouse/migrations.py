@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from eventmill import EVENT_FIELDS
+from eventmill import EVENT_FIELDS, EventField
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,29 @@ NEWEST = MIGRATIONS[-1].number
 
 
 # The columns of migration 1 whose names or types differ from the field.
-_STORED_AS = {"timestamp_ms": "timestamp", "received_at_ms": "received_at"}
+STORED_AS = {"timestamp_ms": "timestamp", "received_at_ms": "received_at"}
 
 
 def missing_columns(present: Collection[str]) -> list[str]:
     """Return the statements that add the columns of fields which the table of events lacks."""
     return [
-        f"ALTER TABLE events ADD COLUMN IF NOT EXISTS {field.name} {field.column}"
+        f"ALTER TABLE events ADD COLUMN IF NOT EXISTS {_with_default(field)}"
         for field in EVENT_FIELDS
-        if _STORED_AS.get(field.name, field.name) not in present
+        if STORED_AS.get(field.name, field.name) not in present
     ]
+
+
+def _with_default(field: EventField) -> str:
+    """Return name, type and default of a column; the default stands between the type and its codec."""
+    kind, codec, arguments = field.column.partition(" CODEC")
+    return f"{field.name} {kind} DEFAULT {literal(field.default)}{codec}{arguments}"
+
+
+def literal(default: object) -> str:
+    """Return the default of a field in SQL: a text, an empty list or an empty object."""
+    if isinstance(default, str):
+        return "'" + default.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "[]" if isinstance(default, tuple) else "'{}'"
 
 
 def ttl(days: int | None) -> str | None:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from eventmill import EVENT_FIELDS, FORGOTTEN, Event, EventFilter, Identity, MetricsQuery, Position
+from eventmill import EVENT_FIELDS, FORGOTTEN, MAX_SECONDS, Event, EventFilter, Identity, MetricsQuery, Position
+from eventmill_store_clickhouse.migrations import STORED_AS, literal
 
 LIMITS = {
-    "max_execution_time": 10,
+    "max_execution_time": MAX_SECONDS,
     "max_rows_to_read": 1_000_000_000,
     "max_result_rows": 100_000,
     "max_memory_usage": 4_000_000_000,
@@ -57,9 +58,8 @@ LIMIT {max_groups + 2}
 
 
 READ_FIELDS = tuple(field for field in EVENT_FIELDS if field.name != "project")
-_MILLISECONDS = {"timestamp_ms": "timestamp", "received_at_ms": "received_at"}
 COLUMNS = tuple(
-    f"toUnixTimestamp64Milli({_MILLISECONDS[field.name]})" if field.name in _MILLISECONDS else field.name
+    f"toUnixTimestamp64Milli({STORED_AS[field.name]})" if field.name in STORED_AS else field.name
     for field in READ_FIELDS
 )
 
@@ -124,16 +124,9 @@ SELECT {project:String}, {user_id:String}, fromUnixTimestamp64Milli({until_ms:In
 
 def empty(months: Iterable[int]) -> str:
     """Empty the user's rows of these months in the background, without reading other partitions."""
-    row = ", ".join(f"{name} = {_literal(value)}" for name, value in FORGOTTEN.items())
+    row = ", ".join(f"{name} = {literal(value)}" for name, value in FORGOTTEN.items())
     updates = [f"UPDATE {row} IN PARTITION {month:d} WHERE {_USER}" for month in months]
     return f"ALTER TABLE events {', '.join(updates)} SETTINGS mutations_sync = 0"
-
-
-def _literal(value: object) -> str:
-    """Return the default of a field in SQL: an empty text, list or object."""
-    if isinstance(value, str):
-        return "''"
-    return "[]" if isinstance(value, tuple) else "'{}'"
 
 
 # One row: the server's time, and a fingerprint that changes with each tombstone.

@@ -1,5 +1,6 @@
 """What the parts of the suite for queues share."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -14,7 +15,7 @@ from eventmill import (
     QueueBackend,
     QueueUnavailable,
 )
-from eventmill.testing.contract import Contract
+from eventmill.testing.contract import LIMIT_SECONDS, Contract, limited
 
 BODIES = [
     bytes(range(256)),
@@ -74,8 +75,9 @@ class QueueSuite(Contract):
 
     @pytest.fixture
     async def queue(self, settings: Any) -> AsyncIterator[Queue]:
-        async with self.backend.open(settings) as queue:
-            await queue.migrate()
+        async with limited(self.backend.open(settings)) as queue:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await queue.migrate()
             assert queue.lease_seconds <= 2, "the fixture `settings` must set leases of about 1 second"
             yield queue
 

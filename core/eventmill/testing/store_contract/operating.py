@@ -1,6 +1,7 @@
 """Checks and migrations."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from eventmill import (
     StoreUnavailable,
 )
 from eventmill.testing.events import make_event, make_events
-from eventmill.testing.store_contract.suite import StoreSuite, everything, in_order, insert, question, scan_all
+from eventmill.testing.store_contract.suite import DAY_MS, StoreSuite, everything, in_order, insert, question, scan_all
 
 
 class StoreOperating(StoreSuite):
@@ -40,6 +41,19 @@ class StoreOperating(StoreSuite):
             else:  # a store that needs no migration
                 await insert(store, [event])
                 assert await scan_all(store, everything()) == [event]
+
+    async def test_the_retention_can_change_in_both_directions(self, store: Store) -> None:
+        """migrate accepts a longer retention, a shorter one and none, also concurrently, and keeps recent events.
+
+        Likely cause: migrate ignores its argument, or a retention is set only once.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        event = make_event(timestamp_ms=now_ms - DAY_MS, received_at_ms=now_ms)
+        await insert(store, [event])
+        for retention_days in (30, 60, 10, None, 7_300):
+            await asyncio.gather(store.migrate(retention_days), store.migrate(retention_days))
+            await insert(store, [event])
+            assert await scan_all(store, everything()) == [event]
 
     async def test_a_working_store_passes_its_check(self, store: Store) -> None:
         """check returns a list of warnings. Likely cause: check returns None."""

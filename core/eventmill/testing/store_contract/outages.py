@@ -29,8 +29,6 @@ class StoreOutages(StoreSuite):
         a rejection.
         """
         server = require(server, settings)
-        if server is None:
-            return
         await insert(store, make_events(10))
         await server.stop()
         lost = make_events(1, seed=1)
@@ -51,8 +49,6 @@ class StoreOutages(StoreSuite):
         Likely cause: a cancelled call waits for its answer.
         """
         server = require(server, settings)
-        if server is None:
-            return
         await store.check()
         await server.freeze()
         try:
@@ -74,8 +70,6 @@ class StoreOutages(StoreSuite):
         Likely cause: commits are not synced to the disk before insert returns.
         """
         server = require(server, settings)
-        if server is None:
-            return
         events = make_events(500)
         for start in range(0, 500, 100):
             await insert(store, events[start : start + 100])

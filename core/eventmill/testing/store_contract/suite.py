@@ -1,5 +1,6 @@
 """What the parts of the suite for stores share."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from eventmill import (
     StoreUnavailable,
     reference,
 )
-from eventmill.testing.contract import Contract
+from eventmill.testing.contract import LIMIT_SECONDS, Contract, limited
 from eventmill.testing.events import NOON_MS
 
 HOUR_MS = 3_600_000
@@ -82,8 +83,9 @@ class StoreSuite(Contract):
 
     @pytest.fixture
     async def store(self, settings: Any) -> AsyncIterator[Store]:
-        async with self.backend.open(settings) as store:
-            await store.migrate()
+        async with limited(self.backend.open(settings)) as store:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await store.migrate()
             yield store
 
     @asynccontextmanager
