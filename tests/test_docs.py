@@ -41,7 +41,7 @@ def rows(page: str) -> Iterator[list[str]]:
             yield [cell.strip().replace("\\", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-@pytest.mark.parametrize(("page", "commands"), [("README.md", 3), ("docs/http.md", 2)])
+@pytest.mark.parametrize(("page", "commands"), [("README.md", 4), ("docs/http.md", 2)])
 def test_commands_work_as_pasted_and_answer_what_is_shown(tmp_path: Path, page: str, commands: int) -> None:
     with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         url = program.url()

@@ -48,9 +48,9 @@ class Connection:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, command: Awaitable[T], seconds: float = ANSWER_SECONDS + CONNECT_SECONDS) -> T:
-        """Wait so long for a command; it goes on when time is up, since a reply that nobody reads loses messages.
+        """Wait up to `seconds` for a command. It continues after a timeout: an unread reply would lose messages.
 
-        Raises QueueUnavailable, and ResponseError where the server refused in a way that the caller must know.
+        Raise QueueUnavailable, and ResponseError for errors that the caller handles.
         """
         task = asyncio.ensure_future(command)
         self._running.add(task)
@@ -118,7 +118,7 @@ def _client(url: str, answer_seconds: float) -> Redis:
 def warnings_of(info: dict[str, Any]) -> list[str]:
     """Return warnings about the server's settings that endanger messages.
 
-    Raises QueueMisconfigured when it is too old, and QueueUnavailable when it is out of memory.
+    Raise QueueMisconfigured if it is too old, and QueueUnavailable if it is out of memory.
     """
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < _OLDEST_VERSION:

@@ -1,6 +1,6 @@
 """Scripts: operations that must be atomic on the server.
 
-Without memory, Redis refuses commands that may use some, and whole transactions in which one is queued; but not in a
+At `maxmemory`, Redis rejects commands that may allocate memory, and transactions with such a command, but not inside a
 script that has written something before. `XDEL` of an id that cannot exist is such a write.
 """
 
@@ -44,7 +44,7 @@ for i = 1, #found[2] do
     end
   end
 end
-if has_gone then -- Redis 6.2 keeps an entry that somebody deleted among the pending ones
+if has_gone then -- Redis 6.2 keeps a deleted entry among the pending ones
   for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])) do
     if #redis.call('XRANGE', KEYS[1], pending[1], pending[1]) == 0 then
       redis.call('XACK', KEYS[1], ARGV[1], pending[1])

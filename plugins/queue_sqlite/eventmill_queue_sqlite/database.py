@@ -25,8 +25,8 @@ _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fu
 class Database:
     """One file, and the thread that works on it: SQLite has one writer at a time.
 
-    What is published is on the disk before `durable` returns (`synchronous=FULL`). Leases and acks need no such wait
-    (`synchronous=NORMAL`): what a power cut takes back of them is delivered again.
+    Published messages are on disk before `durable` returns (`synchronous=FULL`). Leases and acks do not wait for the
+    disk (`synchronous=NORMAL`): messages whose acks a power cut undoes are delivered again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,9 +37,9 @@ class Database:
         self._open()
 
     async def durable(self, work: Callable[[sqlite3.Connection], T], seconds: float = ANSWER_SECONDS) -> T:
-        """Run one transaction that is on the disk when this returns; `work` may return values, no cursor.
+        """Run one transaction that is on the disk when this returns; `work` may return values, but no cursor.
 
-        On a disk that is nearly full a checkpoint comes before and after it. Raises QueueUnavailable.
+        On a disk that is nearly full a checkpoint comes before and after it. Raise QueueUnavailable.
         """
         return await self._run(lambda: self._transact(work, is_durable=True), seconds)
 

@@ -1,9 +1,9 @@
 """Disk space: publishing leaves enough of it for leases, acks and checkpoints.
 
 A lease and an ack are written to SQLite's log first. A checkpoint then copies the log into the file, and the log is
-written from its start again, unless the file must grow and cannot. Three things keep this going on a full disk:
-the log's space is allocated in advance; publishing is refused before the file takes the last space; and near that
-point every publish is followed by a checkpoint, so that no growth of the file is outstanding.
+written from its start again, unless the file has to grow and cannot. Three measures make this work on a full disk: the
+space of the log is allocated in advance; publishing fails before the file uses the last space; and near that point a
+checkpoint follows every publish, so that the file has no pending growth.
 """
 
 import contextlib

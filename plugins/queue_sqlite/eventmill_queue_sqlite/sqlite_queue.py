@@ -20,8 +20,8 @@ _MAX_IDLE_SECONDS = 5.0  # then query the file, since only that detects that it 
 class SqliteQueue(Queue):
     """One queue of the file. A lease is (id, random number), new for each delivery.
 
-    Messages come in the order in which they became visible, so that neither fresh ones nor those that come again have
-    to stand back. Moments are those of the clock that starts with the machine and that all its processes share.
+    Messages are delivered in the order in which they became visible, so that neither new nor redelivered messages
+    starve. Times use the monotonic clock of the machine, which all its processes share.
     """
 
     def __init__(self, database: Database, name: str, lease_seconds: float, dead: "SqliteQueue | None" = None) -> None:

@@ -62,8 +62,10 @@ RENEW_SECONDS = 5.0
 
 
 class Clients:
-    """Made at their first use: looking for credentials may ask the network. A long poll keeps a connection to
-    itself, so receiving has a pool of its own. The driver repeats nothing: core does."""
+    """The clients, created at their first use, because looking up credentials may use the network.
+
+    A long poll occupies a connection, so receiving has a separate pool. The driver does not retry; core does.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
