@@ -133,6 +133,7 @@ def emptied(path: str) -> Iterator[Client]:
     """A client of that engine; in the end all events must be there, and are removed."""
     client = clickhouse_connect.get_client(interface="chdb", path=path)
     yield client
-    assert client.command("SELECT count() FROM events") == EVENTS
+    # A check of the store writes an event of its own.
+    assert client.command("SELECT count() FROM events WHERE project != '_eventmill'") == EVENTS
     client.command("TRUNCATE TABLE events")
     client.close()

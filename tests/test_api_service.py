@@ -11,6 +11,7 @@ import pytest
 import eventmill_queue_memory
 from eventmill import HttpApp, PluginError, Queue, QueueUnavailable, Services, Store, StoreUnavailable
 from eventmill.api.app import App
+from eventmill.testing import make_event
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from support.mill import Mill, running_mill
 from support.proxies import QueueProxy, StoreProxy
@@ -175,6 +176,28 @@ async def test_plugins_add_routes_below_their_own_path() -> None:
 
     async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
         assert "lost on exit" in (await mill.client.get("/pages/any/path")).text
+
+
+async def test_pages_publish_events_and_query_the_store_through_their_services() -> None:
+    event = make_event(event_name="from_a_page")
+
+    def create(services: Services) -> Any:
+        async def page(
+            scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+        ) -> None:
+            assert services.project == "default"
+            await services.publish([])
+            await services.publish([event])
+            found: list[Any] = []
+            while not found:
+                found = await services.query(lambda store: store.find([event.identity]), receive)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": found[0].event_name.encode()})
+
+        return page
+
+    async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
+        assert (await mill.client.get("/pages/any")).text == "from_a_page"
 
 
 async def test_no_route_passes_by_a_middleware_that_was_added() -> None:

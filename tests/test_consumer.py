@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
+import eventmill.consumer.dead_letters as dead_letters_module
 import eventmill_queue_memory
 import eventmill_store_memory
 from eventmill import (
@@ -307,7 +308,7 @@ async def test_a_dead_letter_shows_the_attempts_of_its_own_message() -> None:
 
 
 async def test_a_frame_of_a_newer_version_is_kept_in_the_queue() -> None:
-    body = b"em\x63" + encode_frame([encode_line(make_event())])[3:]
+    body = encode_frame([encode_line(make_event())], version=3)
     async with opened() as (queue, store), consuming(queue, store):
         await queue.publish([body], time.monotonic() + 5)
         await publish(queue, make_events(10))
@@ -318,6 +319,16 @@ async def test_a_frame_of_a_newer_version_is_kept_in_the_queue() -> None:
 
         await eventually(only_that_is_left)
         assert await dead_letters(queue) == []
+
+
+async def test_a_frame_that_no_consumer_understands_for_a_day_is_dead_lettered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters_module, "UPGRADE_SECONDS", 0.0)
+    body = encode_frame([encode_line(make_event())], version=3)
+    async with opened() as (queue, store), consuming(queue, store):
+        await queue.publish([body], time.monotonic() + 5)
+        await eventually(lambda: is_settled(queue))
+        [record] = await dead_letters(queue)
+        assert (record.reason, record.code, record.body) == ("undecodable", "UnknownFrameVersion", body)
 
 
 async def test_stopping_stores_what_was_received_and_leaves_the_rest() -> None:

@@ -96,7 +96,8 @@ def test_dead_letters_are_listed_with_their_reasons_as_often_as_one_likes(
     ("options", "count"),
     [
         (("--reason", "rejected"), 2),
-        (("--reason", "nothing"), 0),
+        (("--reason", "poison"), 0),
+        (("--event-name", "nothing"), 0),
         (("--event-name", "b"), 1),
         (("--since", "1700000001"), 2),
         (("--until", "2023-11-14T22:13:20.001Z"), 2),
@@ -240,3 +241,35 @@ async def test_a_message_whose_lease_was_lost_is_paged_once(queue_settings: Sqli
                 count += len(page)
                 await queue.lost.wait()
         assert count == 251
+
+
+def publish_dead(settings: dict[str, str], *bodies: bytes) -> None:
+    async def publish() -> None:
+        async with opened(settings) as queue:
+            await queue.dead.publish(bodies, time.monotonic() + 5)
+
+    asyncio.run(publish())
+
+
+def test_an_unknown_reason_is_rejected_with_those_there_are(tmp_path: Path, settings: dict[str, str]) -> None:
+    done = eventmill("dead", "purge", "--reason", "nothing", cwd=tmp_path, settings=settings)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "rejected, undecodable, poison, moved, newer" in done.stderr
+
+
+def test_the_former_reason_still_finds_its_letters(tmp_path: Path, settings: dict[str, str]) -> None:
+    publish_dead(settings, b'ed\x01{"reason":"killer"}\nbody')
+    for reason in ("killer", "poison"):
+        assert [row["reason"] for row in listed(tmp_path, settings, "--reason", reason)] == ["poison"]
+
+
+def test_a_letter_of_a_newer_program_can_be_listed_and_purged_but_not_replayed(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    publish_dead(settings, encode_dead(DeadRecord(reason="rejected", body=b"body"), version=3))
+    [row] = listed(tmp_path, settings, "--reason", "newer")
+    assert "version 3" in str(row["message"])
+    replayed = eventmill("dead", "replay", "--reason", "newer", cwd=tmp_path, settings=settings)
+    assert replayed.stdout == "0 dead letters replayed, 5 others left\n"
+    purged = eventmill("dead", "purge", str(row["id"]), cwd=tmp_path, settings=settings)
+    assert purged.stdout == "1 dead letters purged, 4 others left\n"

@@ -117,5 +117,8 @@ def test_the_former_name_of_a_variable_works_with_a_warning(
     assert find_unknown(variables(Settings)) == [
         "EVENTMILL_BATCH_ROWS is now EVENTMILL_BATCH_EVENTS; the former name stops working in the next release"
     ]
+    monkeypatch.setenv("EVENTMILL_BATCH_ROWS", "many")
+    with pytest.raises(ConfigurationError, match="EVENTMILL_BATCH_ROWS: "):
+        load(Settings)
     monkeypatch.setenv("EVENTMILL_BATCH_EVENTS", "8")
     assert load(Settings).batch_events == 8

@@ -110,7 +110,7 @@ class Services:
         if events:
             await self.publisher.publish([encode_line(event) for event in events])
 
-    async def query(self, question: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
+    async def query(self, query: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
         """Return the answer of the store, such as `services.query(lambda store: store.metrics(query))`.
 
         Pass the `receive` of the ASGI request to cancel the query when the client disconnects. Raise Overloaded if too
@@ -119,7 +119,7 @@ class Services:
         store = self.store
         if store is None:
             raise StoreUnavailable("this process has no store")
-        return await self.limiter.run(partial(question, store), receive)
+        return await self.limiter.run(partial(query, store), receive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from eventmill import (
 from eventmill.testing import make_event, make_events
 from eventmill.testing.contract import eventually
 from eventmill.testing.events import NOON_MS
-from eventmill.testing.store_contract.suite import everything, question, scan_all
+from eventmill.testing.store_contract.suite import everything, metrics_query, scan_all
 from eventmill_store_clickhouse import failures, migrations, queries
 from eventmill_store_clickhouse.clickhouse_store import ClickHouseStore
 from eventmill_store_clickhouse.connection import Rows
@@ -244,7 +244,7 @@ async def test_a_server_that_goes_and_comes_back_needs_no_new_client(server: ser
         await store.migrate()
         await store.insert(batch)
         server.kill()
-        for failing in (store.insert(batch), store.check(), store.metrics(question())):
+        for failing in (store.insert(batch), store.check(), store.metrics(metrics_query())):
             with pytest.raises(StoreUnavailable):
                 await failing
         server.start()
@@ -286,7 +286,7 @@ async def test_inserts_do_not_wait_for_slow_queries_on_a_server(server: services
     async with opened(server.url) as store:
         await store.migrate()
         server.fail("slow", count=12, on="question")
-        asking = [asyncio.create_task(store.metrics(question())) for _ in range(20)]
+        asking = [asyncio.create_task(store.metrics(metrics_query())) for _ in range(20)]
         await asyncio.sleep(0.5)
         async with asyncio.timeout(2):
             await store.insert(EventBatch.of(make_events(10)))
@@ -306,7 +306,7 @@ async def test_a_server_that_hangs_costs_every_caller_the_same_short_time() -> N
     started = time.monotonic()
     async with opened(f"http://127.0.0.1:{port}/") as store:
         batch = EventBatch.of(make_events(1))
-        calls = (store.check(), store.metrics(question()), store.insert(batch), store.check())
+        calls = (store.check(), store.metrics(metrics_query()), store.insert(batch), store.check())
         verdicts = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(verdict) for verdict in verdicts] == [StoreUnavailable] * 4
     assert time.monotonic() - started < 7
@@ -332,9 +332,9 @@ async def test_a_query_that_fails_recovers(server: services.ClickHouse, kind: st
         for failing in (store.metrics, store.check):
             server.fail(kind, count=2, on="question")  # the driver repeats a question whose connection was cut
             with pytest.raises(StoreUnavailable):
-                await (failing(question()) if failing == store.metrics else store.check())
+                await (failing(metrics_query()) if failing == store.metrics else store.check())
             server.fail(kind, count=0, on="question")
-        assert (await store.metrics(question())).total_count == 1
+        assert (await store.metrics(metrics_query())).total_count == 1
         assert await store.check() == []
 
 
@@ -697,7 +697,7 @@ async def test_the_schema_of_a_cluster_works_on_one_shard_without_keeper(tmp_pat
     await store.insert(EventBatch.of(events))
     await store.insert(EventBatch.of(events))
     assert len(await scan_all(store, everything(), 100)) == 500
-    query = question(group_by="day", start_ms=NOON_MS, end_ms=NOON_MS + 5 * 86_400_000)
+    query = metrics_query(group_by="day", start_ms=NOON_MS, end_ms=NOON_MS + 5 * 86_400_000)
     assert await store.metrics(query) == reference.count_metrics(events, query)
     assert await store.erase("default", "user_1", NOON_MS + 10**9) > 0
     assert "user_1" not in {event.user_id for event in await scan_all(store, everything())}
@@ -726,7 +726,7 @@ async def test_a_query_that_takes_too_long_is_rejected(url: str, monkeypatch: py
         await store.insert(EventBatch.of(make_events(20_000)))
         monkeypatch.setitem(queries.LIMITS, "max_rows_to_read", 10)
         with pytest.raises(QueryTooLarge, match="shorter time"):
-            await store.metrics(question())
+            await store.metrics(metrics_query())
 
 
 async def test_inserts_do_not_wait_for_a_long_query(tmp_path: Path) -> None:
@@ -828,7 +828,7 @@ async def test_receipts_read_a_few_granules_however_old_one_of_them_is(tmp_path:
 
 async def test_reads_stay_right_while_parts_merge(url: str) -> None:
     events = make_events(3000)
-    query = question(start_ms=NOON_MS - 1, end_ms=NOON_MS + 10 * 86_400_000)
+    query = metrics_query(start_ms=NOON_MS - 1, end_ms=NOON_MS + 10 * 86_400_000)
     expected = sum(event.event_name == "page_view" for event in events)
     async with opened(url) as store:
         await store.migrate()
@@ -891,7 +891,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_no_profile_makes_an_answer_wrong(server: services.ClickHouse, name: str) -> None:
     events = make_events(300)
-    asked = [question(group_by=group, end_ms=NOON_MS + 5 * 86_400_000) for group in (None, "channel", "day")]
+    asked = [metrics_query(group_by=group, end_ms=NOON_MS + 5 * 86_400_000) for group in (None, "channel", "day")]
     async with opened(server.url) as store:
         await store.migrate()
         await store.insert(EventBatch.of(events))
@@ -939,7 +939,7 @@ async def test_a_query_that_reaches_a_limit_fails_whatever_the_profile_says(
         await store.migrate()
         await store.insert(EventBatch.of(make_events(300)))
         with pytest.raises(QueryTooLarge, match="shorter time"):
-            await store.metrics(question(group_by="channel", end_ms=NOON_MS + 5 * 86_400_000))
+            await store.metrics(metrics_query(group_by="channel", end_ms=NOON_MS + 5 * 86_400_000))
 
 
 async def test_a_setting_that_the_server_does_not_know_is_left_out(server: services.ClickHouse) -> None:

@@ -1,1 +1,1 @@
-"""Queries: one file per kind of question, with its dataclass, its parsing and its reference answer."""
+"""Queries: one file per kind of query, with its dataclass, its parsing and its reference answer."""

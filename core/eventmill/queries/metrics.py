@@ -21,7 +21,7 @@ MAX_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class MetricsQuery:
-    """A question for the number of events and of unique users, in total and per group.
+    """A query for the number of events and of unique users, in total and per group.
 
     Attributes:
         project, event_name: the events to count.

@@ -22,7 +22,7 @@ from eventmill.testing.store_contract.suite import (
     everything,
     in_order,
     insert,
-    question,
+    metrics_query,
     scan_all,
 )
 
@@ -41,7 +41,7 @@ class StoreErasing(StoreSuite):
         await insert(store, [*gone, *kept, other])
         assert await store.erase("default", "gone", NOON_MS) == 3
         assert await scan_all(store, everything()) == in_order(kept)
-        answer = await store.metrics(question(group_by="channel"))
+        answer = await store.metrics(metrics_query(group_by="channel"))
         assert (answer.total_count, answer.unique_count, answer.groups) == (3, 3, (Group("web", 3, 3),))
         assert await scan_all(store, everything("other")) == [other]
 
@@ -49,7 +49,7 @@ class StoreErasing(StoreSuite):
         """An erasure covers any number of events. Likely cause: only one page is erased."""
         await insert(store, [make_event(user_id="gone", event_id=f"{number}") for number in range(1500)])
         await store.erase("default", "gone", NOON_MS)
-        assert (await store.metrics(question())).total_count == 0
+        assert (await store.metrics(metrics_query())).total_count == 0
         assert await scan_all(store, everything()) == []
 
     async def test_an_erasure_covers_events_that_arrive_later_through_any_handle(
@@ -66,7 +66,7 @@ class StoreErasing(StoreSuite):
             await insert(store, [make_event(user_id="gone", timestamp_ms=NOON_MS - DAY_MS)])
             for handle in (store, second):
                 assert {event.user_id for event in await scan_all(handle, everything())} == {"user_1", "kept"}
-                assert (await handle.metrics(question())).total_count == 2
+                assert (await handle.metrics(metrics_query())).total_count == 2
 
     async def test_an_erasure_ends_at_its_time(self, store: Store) -> None:
         """An erasure covers events up to until_ms only. Likely cause: the user is erased as a whole."""
@@ -106,7 +106,7 @@ class StoreErasing(StoreSuite):
             await arrive(step, erased=True)
         total = len(orders) * len(moments) if owners[-1] == "kept" else 0
         assert {event.user_id for event in await scan_all(store, everything())} <= {"kept"}
-        assert (await store.metrics(question())).total_count == total
+        assert (await store.metrics(metrics_query())).total_count == total
         found = await store.find(
             [make_event(event_id=f"{order} {moment}").identity for order in orders for moment in moments]
         )

@@ -15,7 +15,7 @@ from eventmill.testing.store_contract.suite import (
     everything,
     in_order,
     insert,
-    question,
+    metrics_query,
     scan_all,
 )
 
@@ -27,10 +27,10 @@ class StoreIdentity(StoreSuite):
         """Inserting a batch again changes no answer. Likely cause: no deduplication by identity."""
         events = make_events(500)
         await insert(store, events)
-        before = [await store.metrics(question(group_by=group_by)) for group_by in GROUP_BYS]
+        before = [await store.metrics(metrics_query(group_by=group_by)) for group_by in GROUP_BYS]
         await insert(store, events)
         await insert(store, events)
-        assert [await store.metrics(question(group_by=group_by)) for group_by in GROUP_BYS] == before
+        assert [await store.metrics(metrics_query(group_by=group_by)) for group_by in GROUP_BYS] == before
         assert await scan_all(store, everything()) == in_order(events)
 
     async def test_the_same_events_in_other_batches_change_no_answer(self, store: Store) -> None:
@@ -52,7 +52,7 @@ class StoreIdentity(StoreSuite):
         for event in reversed(versions) if reverse else versions:
             await insert(store, [event])
         assert await scan_all(store, everything()) == [versions[-1]]
-        assert (await store.metrics(question(group_by="channel"))).groups == (Group("winner", 1, 1),)
+        assert (await store.metrics(metrics_query(group_by="channel"))).groups == (Group("winner", 1, 1),)
 
     @pytest.mark.parametrize("reverse", [False, True])
     async def test_of_two_received_at_once_the_greater_content_hash_wins(self, store: Store, reverse: bool) -> None:
@@ -82,5 +82,5 @@ class StoreIdentity(StoreSuite):
         events = [make_event(event_id=text, channel=text, user_id=text) for text in texts]
         await insert(store, events)
         assert await scan_all(store, everything()) == in_order(events)
-        answer = await store.metrics(question(group_by="channel"))
+        answer = await store.metrics(metrics_query(group_by="channel"))
         assert (answer.unique_count, {group.value for group in answer.groups}) == (len(texts), set(texts))

@@ -19,7 +19,7 @@ from eventmill.testing.store_contract.suite import (
     everything,
     in_order,
     insert,
-    question,
+    metrics_query,
     scan_all,
 )
 
@@ -78,7 +78,7 @@ class StoreInserting(StoreSuite):
         await insert(store, [harmless, hostile])
         assert await scan_all(store, everything(short, event_names=(text,))) == [hostile]
         assert await scan_all(store, everything(event_names=(text,))) == []
-        answer = await store.metrics(question(text, "channel", project=short))
+        answer = await store.metrics(metrics_query(text, "channel", project=short))
         assert answer.groups == (Group(short, 1, 1),)
         assert await store.find([hostile.identity]) == [hostile]
         before = Position(hostile.timestamp_ms, text, short)

@@ -12,7 +12,15 @@ from eventmill import (
     StoreUnavailable,
 )
 from eventmill.testing.events import make_event, make_events
-from eventmill.testing.store_contract.suite import DAY_MS, StoreSuite, everything, in_order, insert, question, scan_all
+from eventmill.testing.store_contract.suite import (
+    DAY_MS,
+    StoreSuite,
+    everything,
+    in_order,
+    insert,
+    metrics_query,
+    scan_all,
+)
 
 
 class StoreOperating(StoreSuite):
@@ -70,7 +78,11 @@ class StoreOperating(StoreSuite):
             assert settings.reach != "network", "define the fixture `unreachable_settings`"
             return
         async with asyncio.timeout(30), self.backend.open(unreachable_settings) as store:
-            for call in (store.check, lambda: store.scan(everything(), None, 1), lambda: store.metrics(question())):
+            for call in (
+                store.check,
+                lambda: store.scan(everything(), None, 1),
+                lambda: store.metrics(metrics_query()),
+            ):
                 with pytest.raises(StoreUnavailable):
                     await call()
             with pytest.raises((StoreUnavailable, StoreMisconfigured)):

@@ -21,7 +21,7 @@ from eventmill.testing.store_contract.suite import (
     everything,
     in_order,
     insert,
-    question,
+    metrics_query,
 )
 
 
@@ -38,22 +38,22 @@ class StoreQuerying(StoreSuite):
         for start in range(0, 3000, 900):
             await insert(store, events[max(0, start - 300) : start + 900])
         for start_ms, end_ms in [(0, 3 * DAY_MS), (HOUR_MS + 1, DAY_MS), (12 * HOUR_MS, 12 * HOUR_MS + 1)]:
-            query = question("sign_up", group_by, start_ms=NOON_MS + start_ms, end_ms=NOON_MS + end_ms)
+            query = metrics_query("sign_up", group_by, start_ms=NOON_MS + start_ms, end_ms=NOON_MS + end_ms)
             assert await store.metrics(query) == reference.count_metrics(events, query)
 
     async def test_counts_and_unique_users_are_exact(self, store: Store) -> None:
         """Unique users are exact. Likely cause: an approximate distinct count."""
         await insert(store, [make_event(user_id=f"user {n % 2500}", event_id=f"{n}") for n in range(5000)])
-        answer = await store.metrics(question())
+        answer = await store.metrics(metrics_query())
         assert (answer.total_count, answer.unique_count) == (5000, 2500)
 
     async def test_hours_and_days_are_in_utc(self, store: Store) -> None:
         """Hours and days are those of UTC. Likely cause: the time zone of the server."""
         midnight_ms = NOON_MS + 12 * HOUR_MS
         await insert(store, [make_event(timestamp_ms=midnight_ms + late) for late in (-1, 0, HOUR_MS - 1, HOUR_MS)])
-        days = (await store.metrics(question(group_by="day"))).groups
+        days = (await store.metrics(metrics_query(group_by="day"))).groups
         assert days == (Group("2023-11-15", 1, 1), Group("2023-11-16", 3, 1))
-        hours = (await store.metrics(question(group_by="hour"))).groups
+        hours = (await store.metrics(metrics_query(group_by="hour"))).groups
         assert [group.value for group in hours] == ["2023-11-15 23:00:00", "2023-11-16 00:00:00", "2023-11-16 01:00:00"]
         assert [group.total_count for group in hours] == [1, 2, 1]
 
@@ -63,7 +63,7 @@ class StoreQuerying(StoreSuite):
         await insert(
             store, [make_event(channel=name, event_id=f"{name}{n}") for name in counts for n in range(counts[name])]
         )
-        groups = (await store.metrics(question(group_by="channel"))).groups
+        groups = (await store.metrics(metrics_query(group_by="channel"))).groups
         assert [(group.value, group.total_count) for group in groups] == [
             ("often", 3),
             ("Z", 2),
@@ -76,7 +76,7 @@ class StoreQuerying(StoreSuite):
     async def test_no_match_is_zero_without_groups(self, store: Store, group_by: str | None) -> None:
         """Without a match the counts are 0 and there are no groups. Likely cause: NULL for empty aggregates."""
         await insert(store, make_events(10))
-        answer = await store.metrics(question("never happened", group_by))
+        answer = await store.metrics(metrics_query("never happened", group_by))
         assert (answer.total_count, answer.unique_count, answer.groups) == (0, 0, ())
 
     async def test_too_many_groups_are_rejected(self, store: Store) -> None:
@@ -85,8 +85,8 @@ class StoreQuerying(StoreSuite):
             store, [make_event(channel=f"channel {number}", event_id=f"{number}") for number in range(MAX_GROUPS + 1)]
         )
         with pytest.raises(QueryTooLarge):
-            await store.metrics(question(group_by="channel"))
-        assert (await store.metrics(question())).total_count == MAX_GROUPS + 1
+            await store.metrics(metrics_query(group_by="channel"))
+        assert (await store.metrics(metrics_query())).total_count == MAX_GROUPS + 1
 
     async def test_queries_during_inserts_never_miscount(self, store: Store) -> None:
         """A count during inserts is between the counts before and after.
@@ -105,11 +105,11 @@ class StoreQuerying(StoreSuite):
 
         async def read() -> None:
             before = stored
-            counted = [(await store.metrics(question(name))).total_count for name in sorted(names)]
+            counted = [(await store.metrics(metrics_query(name))).total_count for name in sorted(names)]
             assert before <= sum(counted) <= len(events)
 
         await asyncio.gather(*(job for start in range(0, 2000, 50) for job in (write(start), read())))
-        assert sum([(await store.metrics(question(name))).total_count for name in names]) == len(events)
+        assert sum([(await store.metrics(metrics_query(name))).total_count for name in names]) == len(events)
 
     async def test_total_and_groups_are_from_one_snapshot(self, store: Store) -> None:
         """The total of an answer is the total of its groups, also during inserts.
@@ -125,7 +125,7 @@ class StoreQuerying(StoreSuite):
 
         writing = asyncio.create_task(write())
         while not writing.done():
-            answers.append(await store.metrics(question("sign_up", "channel")))
+            answers.append(await store.metrics(metrics_query("sign_up", "channel")))
             await asyncio.sleep(0)
         await writing
         for answer in answers:
@@ -138,7 +138,7 @@ class StoreQuerying(StoreSuite):
         """
         events = make_events(2000)
         await insert(store, events)
-        query, known = question("sign_up", "channel"), [event.identity for event in events[:50]]
+        query, known = metrics_query("sign_up", "channel"), [event.identity for event in events[:50]]
 
         def ask() -> list[asyncio.Task[Any]]:
             questions = (store.metrics(query), store.find(known), store.scan(everything(), None, 100))

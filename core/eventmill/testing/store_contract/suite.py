@@ -71,7 +71,7 @@ def in_order(events: Sequence[Event]) -> list[Event]:
     return sorted(events, key=lambda event: (-event.timestamp_ms, event.event_name, event.event_id))
 
 
-def question(event_name: str = "page_view", group_by: str | None = None, **fields: Any) -> MetricsQuery:
+def metrics_query(event_name: str = "page_view", group_by: str | None = None, **fields: Any) -> MetricsQuery:
     bounds = {"start_ms": NOON_MS - 30 * DAY_MS, "end_ms": NOON_MS + 30 * DAY_MS}
     return MetricsQuery(**({"project": "default"} | bounds | fields), event_name=event_name, group_by=group_by)
 
