@@ -71,7 +71,7 @@ async def test_a_whole_service_is_ready(mill: Mill) -> None:
     answer = await mill.client.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
-    assert answer.json()["queue"]["warnings"] == ["the memory queue is lost on exit"]
+    assert answer.json()["queue"]["warnings"] == ["messages in the memory queue are lost on exit"]
 
 
 @pytest.mark.parametrize(("queue", "trouble"), [(QueueDown, "QueueUnavailable"), (QueueHangs, "Timeout")])

@@ -215,3 +215,8 @@ def test_the_layers_in_the_architecture_page_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("path", re.findall(r"`((?:core|plugins|docs|tests)/[\w/.]+)`", read("docs/architecture.md")))
 def test_files_in_the_architecture_page_exist(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_page_has_a_placeholder(page: Path) -> None:
+    assert re.findall(r"\b[A-Z]+_(?:RESULTS|HERE)\b|\bTO" + r"DO\b", read(page)) == []

@@ -127,15 +127,43 @@ def create_event(
     `ADDED_FIELDS` that differ from their defaults, the array ends with an object of these. So two events that differ
     in any field stay two, and a field that is added to the table changes no id of an event that lacks it.
     """
-    metadata = _on_one_line(metadata)
-    for name, value in added.items():
-        if isinstance(value, msgspec.Raw):
-            added[name] = msgspec.Raw(_on_one_line(value))
+    return build_event(
+        project,
+        event_name,
+        timestamp_us,
+        event_id,
+        channel,
+        user_id,
+        campaign_id,
+        tags,
+        metadata,
+        received_at_ms,
+        added,
+    )
+
+
+def build_event(
+    project: str,
+    event_name: str,
+    timestamp_us: int,
+    event_id: str,
+    channel: str,
+    user_id: str,
+    campaign_id: str,
+    tags: tuple[str, ...],
+    metadata: msgspec.Raw | bytes,
+    received_at_ms: int,
+    added: dict[str, Any],
+) -> Event:
+    """Do the work of `create_event`; positional arguments make it faster for the API."""
+    metadata = bytes(metadata).replace(b"\n", b" ").replace(b"\r", b" ")
     fields: tuple[object, ...] = (project, event_name, timestamp_us, event_id, channel, user_id, campaign_id, tags)
-    if added and (present := _present(added)):
-        fields = (*fields, present)
+    if added:
+        added = {name: _on_one_line(value) for name, value in added.items()}
+        if present := _present(added):
+            fields = (*fields, present)
     content = blake2b(_encode(fields) + metadata, digest_size=16).digest()
-    return Event(
+    event = Event(
         project=project,
         event_name=event_name,
         timestamp_ms=timestamp_us // 1000,
@@ -147,12 +175,15 @@ def create_event(
         metadata=msgspec.Raw(metadata),
         received_at_ms=received_at_ms,
         version=received_at_ms << VERSION_HASH_BITS | int.from_bytes(content[:3]) >> (24 - VERSION_HASH_BITS),
-        **added,
     )
+    return msgspec.structs.replace(event, **added) if added else event
 
 
-def _on_one_line(text: msgspec.Raw | bytes) -> bytes:
-    return bytes(text).replace(b"\n", b" ").replace(b"\r", b" ")
+def _on_one_line(value: Any) -> Any:
+    """Return the value of a field, a JSON object without line breaks."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.Raw(bytes(value).replace(b"\n", b" ").replace(b"\r", b" "))
+    return value
 
 
 def _present(added: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,12 @@ def to_microseconds(moment: float | datetime) -> int:
 
     Raise ValueError with a message for clients if the number looks like milliseconds or is out of range.
     """
+    if type(moment) is int and -_MAX_SECONDS < moment < _MAX_SECONDS:  # first, since it is the usual form
+        return moment * 1_000_000
     if isinstance(moment, datetime):
         return (moment - _EPOCH) // _MICROSECOND
     if abs(moment) < _MAX_SECONDS:
-        return moment * 1_000_000 if isinstance(moment, int) else round(moment * 1e6)
+        return round(moment * 1e6)
     if abs(moment) < 1e14:
         raise ValueError("looks like milliseconds: send seconds, or an RFC 3339 time")
     raise ValueError("is out of range: send unix seconds, or an RFC 3339 time")

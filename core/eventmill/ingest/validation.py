@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NoReturn, get_args
 
 import msgspec
@@ -16,7 +17,7 @@ from eventmill.event import (
     MAX_METADATA_DEPTH,
     MIN_TIME_MS,
     Event,
-    create_event,
+    build_event,
 )
 from eventmill.fields import EventField
 from eventmill.ingest import rawjson
@@ -41,6 +42,7 @@ SentEvent: Any = msgspec.defstruct(
     "SentEvent", [_define(field) for field in _SENT_FIELDS], forbid_unknown_fields=True, gc=False
 )
 _TEXTS = [field.sent_as for field in _SENT_FIELDS if str in get_args(field.sent)[:1]]
+_read_texts: Any = attrgetter(*_TEXTS)
 _LISTS = [field.sent_as for field in _SENT_FIELDS if isinstance(field.default, tuple)]
 _ADDED_OBJECTS = [field.sent_as for field in ADDED_FIELDS if isinstance(field.default, Raw)]
 
@@ -69,18 +71,19 @@ def parse_event(raw: bytes | Raw, project: str, now_ms: int, oldest_ms: int = MI
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _explain(bytes(raw), error)
     _check_controls(sent)
-    return create_event(
-        project=project,
-        event_name=sent.event_name,
-        timestamp_us=_check_time(sent.timestamp, now_ms, oldest_ms),
-        channel=sent.channel,
-        user_id=sent.user_id,
-        received_at_ms=now_ms,
-        campaign_id=sent.campaign_id,
-        tags=sent.tags,
-        metadata=metadata,
-        event_id=sent.event_id,
-        **{field.name: getattr(sent, field.sent_as) for field in ADDED_FIELDS},
+    added = {field.name: getattr(sent, field.sent_as) for field in ADDED_FIELDS} if ADDED_FIELDS else {}
+    return build_event(
+        project,
+        sent.event_name,
+        _check_time(sent.timestamp, now_ms, oldest_ms),
+        sent.event_id,
+        sent.channel,
+        sent.user_id,
+        sent.campaign_id,
+        sent.tags,
+        metadata,
+        now_ms,
+        added,
     )
 
 
@@ -103,9 +106,10 @@ def _depth(value: object) -> int:
 
 
 def _check_controls(sent: Any) -> None:
-    texts = "".join([getattr(sent, name) for name in _TEXTS])
+    texts = "".join(_read_texts(sent))
     for name in _LISTS:
-        texts += "".join(getattr(sent, name))
+        if values := getattr(sent, name):
+            texts += "".join(values)
     if texts.isprintable() or not _CONTROL.search(texts):
         return
     for name in (*_TEXTS, *_LISTS):

@@ -101,7 +101,8 @@ SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table}
     async def _wait(self, seconds: float) -> None:
         """Wait for a publish of this process, at most this long: other processes cannot notify."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrival.wait(), max(0.0, seconds))
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._arrival.wait()
         self._pause = min(_POLL_SECONDS[1], self._pause * 1.5)
 
     def _add(self, file: sqlite3.Connection, bodies: Sequence[bytes]) -> None:
