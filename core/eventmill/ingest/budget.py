@@ -4,24 +4,21 @@ from types import TracebackType
 
 from eventmill.errors import Overloaded
 
+_USED_UP = "the memory for pending requests is used up: try again"
+
 
 class Budget:
     """The bytes that all bodies may use while they are read, decompressed and published."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self.used_bytes = 0
 
     def hold(self) -> "Hold":
         """Return a share, which a `with` block releases at its end. Raise Overloaded if the budget is used up."""
-        if self.used_bytes >= self._limit_bytes:
-            raise Overloaded("the memory for pending requests is used up: try again")
+        if self.used_bytes >= self.limit_bytes:
+            raise Overloaded(_USED_UP)
         return Hold(self)
-
-    def change(self, by_bytes: int) -> None:
-        if by_bytes > 0 and self.used_bytes + by_bytes > self._limit_bytes:
-            raise Overloaded("the memory for pending requests is used up: try again")
-        self.used_bytes += by_bytes
 
 
 class Hold:
@@ -33,7 +30,10 @@ class Hold:
 
     def grow(self, by_bytes: int) -> None:
         """Take more bytes. If the budget is used up, raise Overloaded and leave the share unchanged."""
-        self._budget.change(by_bytes)
+        budget = self._budget
+        if by_bytes > 0 and budget.used_bytes + by_bytes > budget.limit_bytes:
+            raise Overloaded(_USED_UP)
+        budget.used_bytes += by_bytes
         self._bytes += by_bytes
 
     def shrink(self, by_bytes: int) -> None:

@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from types import TracebackType
 
 from eventmill import frames
@@ -36,9 +37,7 @@ class Waiter:
         self.verdict = verdict
 
     def settle(self, error: EventmillError | None) -> None:
-        """Answer the caller, unless it was answered or cancelled."""
-        if self.verdict.done():
-            return
+        """Answer the caller, which must still wait."""
         self.lines = ()  # a commit that hangs must not keep the lines of callers that were answered
         if error is None:
             self.verdict.set_result(None)
@@ -67,8 +66,7 @@ class Publisher:
         self._body_bytes = frames.body_limit(queue.max_body_bytes)
         self._pending: deque[Waiter] = deque()
         self._pending_bytes = self._pending_lines = 0
-        self._waiting: deque[Waiter] = deque()  # all callers without a verdict, oldest first
-        self._commits: set[asyncio.Task[None]] = set()
+        self._commits: dict[asyncio.Task[None], list[Waiter]] = {}
         self._last_commit = -1e9
         self._changed = asyncio.Event()
         self._closing = False
@@ -85,7 +83,6 @@ class Publisher:
         loop = asyncio.get_running_loop()
         waiter = Waiter(lines, time.monotonic() + self._timeout_seconds, loop.create_future())
         self._pending.append(waiter)
-        self._waiting.append(waiter)
         self._pending_lines += waiter.count
         self._pending_bytes += waiter.bytes
         if len(self._pending) == 1 or self._is_full():
@@ -106,7 +103,7 @@ class Publisher:
         await self._committer
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for waiter in self._waiting:
+        for waiter in chain(*self._commits.values()):
             self._settle(waiter, QueueUnavailable("the queue did not confirm the events before this process stopped"))
 
     async def _run(self) -> None:
@@ -161,11 +158,11 @@ class Publisher:
     def _start(self, waiters: list[Waiter]) -> None:
         self._last_commit = time.monotonic()
         commit = asyncio.create_task(self._commit(waiters))
-        self._commits.add(commit)
+        self._commits[commit] = waiters
         commit.add_done_callback(self._finished)
 
     def _finished(self, commit: asyncio.Task[None]) -> None:
-        self._commits.discard(commit)
+        del self._commits[commit]
         self._changed.set()
 
     async def _commit(self, waiters: list[Waiter]) -> None:
@@ -177,7 +174,7 @@ class Publisher:
             bodies.append(body)
             await asyncio.sleep(0)
         failed = await self._publish(bodies, waiters[-1].deadline)
-        lost = [index in failed for index, count in enumerate(counts) for _ in range(count)]
+        lost = [index in failed for index, count in enumerate(counts) for _ in range(count)] if failed else []
         start = 0
         for waiter in waiters:
             unconfirmed = any(lost[start : start + waiter.count])
@@ -217,18 +214,23 @@ class Publisher:
 
     def _settle(self, waiter: Waiter, error: EventmillError | None) -> None:
         """Answer a caller, and count its events."""
-        if not waiter.verdict.done():
-            self.confirmed += waiter.count if error is None else 0
-            self.unconfirmed += waiter.count if error is not None else 0
+        if waiter.verdict.done():
+            return
+        if error is None:
+            self.confirmed += waiter.count
+        else:
+            self.unconfirmed += waiter.count
         waiter.settle(error)
 
     def _sweep(self) -> None:
         """Answer the callers whose deadline has passed, even if the queue hangs."""
         now = time.monotonic()
-        while self._waiting and (self._waiting[0].verdict.done() or self._waiting[0].deadline <= now):
-            late = QueueUnavailable(f"the queue did not confirm the events within {self._timeout_seconds:g} s")
-            self._settle(self._waiting.popleft(), late)
+        for waiter in chain(self._pending, *self._commits.values()):
+            if waiter.deadline <= now:
+                late = QueueUnavailable(f"the queue did not confirm the events within {self._timeout_seconds:g} s")
+                self._settle(waiter, late)
         while self._pending and self._pending[0].verdict.done():
             self._next()
+        is_needed = bool(self._pending or self._commits)
         loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._waiting else None
+        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if is_needed else None

@@ -13,7 +13,7 @@ from eventmill_queue_sqlite.database import Database
 from eventmill_queue_sqlite.disk import COMMIT_BYTES, DEAD_RESERVE_BYTES, RESERVE_BYTES
 
 _MAX_BODY_BYTES = 1024 * 1024
-_POLL_SECONDS = (0.02, 0.25)  # a waiting reader checks for writes of other processes, first often, then less often
+_POLL_SECONDS = (0.02, 0.5)  # a waiting reader checks for writes of other processes, first often, then less often
 _MAX_IDLE_SECONDS = 5.0  # then query the file, since only that detects that it was replaced
 
 
