@@ -43,7 +43,7 @@ class Receipts:
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(self._store), name="eventmill-receipts")
         try:
-            async with self._shutdown.limit(seconds, last_seconds=0):
+            with self._shutdown.limit(seconds, last_seconds=0):
                 return await verdict
         except TimeoutError:
             return False

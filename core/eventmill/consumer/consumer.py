@@ -77,11 +77,12 @@ class Consumer:
         On an unexpected error, release the held messages and re-raise.
         """
         try:
-            async with self._shutdown.limit(), asyncio.TaskGroup() as group:
-                keep_alive = group.create_task(self._leases.keep_alive(), name="eventmill-leases")
-                if await self._is_store_ready():
-                    await self._move()
-                keep_alive.cancel()
+            with self._shutdown.limit():
+                async with asyncio.TaskGroup() as group:
+                    keep_alive = group.create_task(self._leases.keep_alive(), name="eventmill-leases")
+                    if await self._is_store_ready():
+                        await self._move()
+                    keep_alive.cancel()
         except TimeoutError:
             if self._shutdown.deadline == float("inf"):
                 raise

@@ -54,7 +54,7 @@ class Reader:
             name = encoding.decode(errors="replace")
             raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
         try:
-            async with self._shutdown.limit(READ_SECONDS, last_seconds=SHUTDOWN_SECONDS):
+            with self._shutdown.limit(READ_SECONDS, last_seconds=SHUTDOWN_SECONDS):
                 body = await _read(receive, hold)
         except TimeoutError:
             raise BodyTimeout("the body did not arrive in time") from None

@@ -51,9 +51,8 @@ class QueryLimiter:
         self._pending.add(answer)
         answer.add_done_callback(self._pending.discard)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with self._shutdown.limit(last_seconds=SHUTDOWN_SECONDS):
-                    await asyncio.wait((answer, disconnect), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError), self._shutdown.limit(last_seconds=SHUTDOWN_SECONDS):
+                await asyncio.wait((answer, disconnect), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             if disconnect.done():
