@@ -80,7 +80,7 @@ def status(
     seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Time over which to measure the rate.")] = 2,
     data: Data = None,
 ) -> None:
-    """Show the backlog, its age, when it will be empty, the dead letters and the newest event.
+    """Show the backlog, the age of its oldest message, when it will be empty, the dead letters and the newest event.
 
     Exit with 1 if the queue is unavailable.
     """
@@ -105,7 +105,7 @@ def crashtest(
         typer.Option(
             metavar="CMD",
             help="A program that stops and starts the servers: `CMD stop` and `CMD start` are called at random times."
-            " `CMD start` also runs at the beginning and at the end, and must succeed if the servers run already.",
+            " `CMD start` also runs at the beginning and at the end, and must succeed even if the servers already run.",
         ),
     ] = None,
     json: Json = False,
@@ -204,9 +204,12 @@ def send(
         str, typer.Argument(metavar="FILE|-", help="NDJSON file, also gzip or zstd compressed; - reads standard input.")
     ],
     url: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8080",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to retry a failing request.")] = 60,
+    patience: Annotated[float, typer.Option(min=0, help="Give up on a failing request after this many seconds.")] = 60,
 ) -> None:
-    """Send the events of a file to the API. Exit with 0 only if all were accepted. Sending again changes nothing."""
+    """Send the events of a file to the API. Sending it again changes no count.
+
+    Exit with 0 only if all events were accepted.
+    """
     from eventmill.cli import send as command
 
     raise typer.Exit(command.send(file, url, patience))
@@ -214,7 +217,7 @@ def send(
 
 @app.command()
 def plugins(json: Json = False) -> None:
-    """List the installed backends and pages, and whether they work."""
+    """List the installed queues, stores and HTTP pages, and whether they work."""
     from eventmill.cli import plugins as command
 
     command.show(as_json=json)

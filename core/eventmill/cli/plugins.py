@@ -1,4 +1,4 @@
-"""eventmill plugins: the installed backends and pages, and whether they work."""
+"""eventmill plugins: the installed queues, stores and HTTP pages, and whether they work."""
 
 import json
 import sys
