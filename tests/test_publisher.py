@@ -165,6 +165,18 @@ async def test_a_failing_queue_fails_its_callers_and_recovers(failure: Exception
         await publisher.publish(LINES[:1])
 
 
+async def test_a_queue_that_reports_a_malformed_failure_fails_its_callers() -> None:
+    failure = PartialFailure({0: Unknown("lost")})
+    del failure.failed
+    async with opened() as queue, Publisher(queue) as publisher, asyncio.timeout(10):
+        queue.failure = failure
+        with pytest.raises(QueueUnavailable):
+            await publisher.publish(LINES[:1])
+        assert publisher.unconfirmed == 1
+        queue.failure = None
+        await publisher.publish(LINES[:1])
+
+
 async def test_a_queue_that_hangs_costs_every_caller_its_deadline_and_no_more() -> None:
     async with opened() as queue, Publisher(queue, timeout_seconds=0.5) as publisher:
         queue.gate.clear()

@@ -57,4 +57,6 @@ async def test_a_block_that_has_ended_is_not_cancelled_later() -> None:
     with shutdown.limit():
         shutdown.begin(0)
     await asyncio.sleep(0.01)
-    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

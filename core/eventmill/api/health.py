@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
 CACHE_SECONDS = 1.0
+_UNAVAILABLE = "the queue is unavailable, or the process is shutting down"
 
 
 class LiveResponse(BaseModel):
@@ -132,12 +133,7 @@ def create_router(services: Services, shutdown: Shutdown) -> APIRouter:
     @router.get(
         "/health/ready",
         summary="Check whether events are accepted",
-        responses={
-            503: {
-                "model": ReadinessResponse,
-                "description": "the queue is unavailable, or the process is shutting down",
-            }
-        },
+        responses={503: {"model": ReadinessResponse, "description": _UNAVAILABLE}},
     )
     async def ready(response: Response) -> ReadinessResponse:
         readiness = await health.readiness()

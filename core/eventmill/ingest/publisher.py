@@ -162,7 +162,11 @@ class Publisher:
         commit.add_done_callback(self._finished)
 
     def _finished(self, commit: asyncio.Task[None]) -> None:
-        del self._commits[commit]
+        waiters = self._commits.pop(commit)
+        if error := None if commit.cancelled() else commit.exception():
+            log.error("cannot commit the events of %d callers", len(waiters), exc_info=error)
+            for waiter in waiters:
+                self._settle(waiter, QueueUnavailable("the events could not be committed"))
         self._changed.set()
 
     async def _commit(self, waiters: list[Waiter]) -> None:
