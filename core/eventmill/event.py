@@ -127,19 +127,8 @@ def create_event(
     `ADDED_FIELDS` that differ from their defaults, the array ends with an object of these. So two events that differ
     in any field stay two, and a field that is added to the table changes no id of an event that lacks it.
     """
-    return build_event(
-        project,
-        event_name,
-        timestamp_us,
-        event_id,
-        channel,
-        user_id,
-        campaign_id,
-        tags,
-        metadata,
-        received_at_ms,
-        added,
-    )
+    texts = event_id, channel, user_id, campaign_id
+    return build_event(project, event_name, timestamp_us, *texts, tags, metadata, received_at_ms, added)
 
 
 def build_event(

@@ -44,6 +44,7 @@ class Contract:
     """
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.anyio]
+    backend: ClassVar[Any]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -55,6 +56,15 @@ class Contract:
         for name in dir(cls):
             if name.startswith("test_") and _is_overridden(cls, name) and not _has_reason(getattr(cls, name)):
                 raise TypeError(f"{cls.__name__}.{name} overrides a test of the contract: {_HOW_TO_DEVIATE}")
+
+    @asynccontextmanager
+    async def another(self, handle: T, settings: Any) -> AsyncIterator[T]:
+        """Yield a second handle, as another process has; the same one if the reach is one process."""
+        if settings.reach == "process":
+            yield handle
+        else:
+            async with self.backend.open(settings) as second:
+                yield second
 
     @pytest.fixture(autouse=True)
     def check_set_up(self, request: pytest.FixtureRequest) -> None:

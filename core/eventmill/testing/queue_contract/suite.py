@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -80,15 +79,6 @@ class QueueSuite(Contract):
                 await queue.migrate()
             assert queue.lease_seconds <= 2, "the fixture `settings` must set leases of about 1 second"
             yield queue
-
-    @asynccontextmanager
-    async def another(self, queue: Queue, settings: Any) -> AsyncIterator[Queue]:
-        """Yield a second handle, as another process has; the same one if the reach is one process."""
-        if settings.reach == "process":
-            yield queue
-        else:
-            async with self.backend.open(settings) as second:
-                yield second
 
 
 async def passes(check: Callable[[], Awaitable[object]]) -> bool:

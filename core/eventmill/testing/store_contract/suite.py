@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -87,15 +86,6 @@ class StoreSuite(Contract):
             async with asyncio.timeout(LIMIT_SECONDS):
                 await store.migrate()
             yield store
-
-    @asynccontextmanager
-    async def another(self, store: Store, settings: Any) -> AsyncIterator[Store]:
-        """Yield a second handle, as another process has; the same one if the reach is one process."""
-        if settings.reach == "process":
-            yield store
-        else:
-            async with self.backend.open(settings) as second:
-                yield second
 
 
 async def passes(check: Callable[[], Awaitable[object]]) -> bool:
