@@ -293,6 +293,24 @@ async def test_a_disk_that_cannot_allocate_space_takes_messages(
         assert await drain(queue, 1) == {b"kept": 1}
 
 
+_OPENS_ALONE = """
+import fcntl, sys
+with open(sys.argv[1] + "-shm", "r+b") as index:
+    fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)  # SQLite truncates the index after it gets this lock
+"""
+
+
+async def test_another_process_finds_the_locks_of_an_open_queue(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    async with opened(path) as queue:
+        await queue.publish([b"message"], soon())
+        async with opened(path) as another:
+            await another.check()
+        command = [sys.executable, "-c", _OPENS_ALONE, str(path)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in done.stderr
+
+
 async def test_a_folder_that_is_removed_is_made_again_by_the_next_publish(tmp_path: Path) -> None:
     async with opened(tmp_path / "data" / "queue.db") as queue:
         await queue.publish([b"gone"], soon())

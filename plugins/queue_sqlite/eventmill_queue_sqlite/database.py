@@ -108,6 +108,7 @@ class Database:
                 )
                 _refuse_damaged(self._durable, self._path)
                 prepare(self._durable, str(self._path))
+                self.disk.allocate_index()
                 with suppress(sqlite3.OperationalError):  # another process is writing, and has created the log
                     _commit(self._durable, lambda file: self.disk.allocate_log())
                 self._file = _identity(self._path)

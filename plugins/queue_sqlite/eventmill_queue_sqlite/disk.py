@@ -14,8 +14,9 @@ from pathlib import Path
 
 from eventmill import QueueUnavailable
 
-LOG_BYTES = 16 * 1024 * 1024  # four times what SQLite lets the log grow to before a checkpoint
-_INDEX_BYTES = 64 * 1024  # of a log of up to 32 MiB
+# Four times what SQLite lets the log grow to before a checkpoint: 4,062 pages of 4 KiB, each with a header of 24 bytes.
+# The index of such a log takes 32 KiB (sqlite.org/walformat.html).
+LOG_BYTES = 32 + 4062 * (4096 + 24)
 RESERVE_BYTES = 16 * 1024 * 1024  # kept free by publishers; dead letters may use it, since an ack follows
 DEAD_RESERVE_BYTES = 1024 * 1024
 COMMIT_BYTES = 2 * 1024 * 1024  # the size of a commit of the API; the check requires space for one
@@ -51,15 +52,23 @@ class Disk:
         return ["less than 1 GiB is left on the disk"] if self.free_bytes() < _NEARLY_FULL_BYTES else []
 
     def allocate_log(self) -> None:
-        """Allocate the space of the log and of its index, if there is enough. Call it in a write transaction."""
+        """Allocate the space of the log, if there is enough. Call it in a write transaction."""
         # Some file systems cannot allocate, or have a quota: then only the reserve protects.
         with contextlib.suppress(OSError):
             if hasattr(os, "posix_fallocate") and self._log.stat().st_size < LOG_BYTES <= self.free_bytes() // 2:
-                _allocate(self._log, LOG_BYTES)
-                # SQLite maps the index into memory: writing to a page without disk space kills the process (SIGBUS).
-                _allocate(self._index, _INDEX_BYTES)
+                with self._log.open("r+b") as log:
+                    os.posix_fallocate(log.fileno(), 0, LOG_BYTES)
 
+    def allocate_index(self) -> None:
+        """Allocate the space of the log's index. Call it while SQLite has the file open.
 
-def _allocate(path: Path, size: int) -> None:
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        SQLite maps the index into memory, and writing to a page without disk space kills the process (SIGBUS). SQLite
+        writes one byte of every 4 KiB, which allocates the whole index except where blocks are smaller.
+        """
+        # Use SQLite's descriptor: a process that opens the index itself loses SQLite's locks on it when it closes it.
+        with contextlib.suppress(OSError, AttributeError):
+            index = self._index.stat()
+            for name in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(int(name)), index):
+                        os.posix_fallocate(int(name), 0, index.st_size)
