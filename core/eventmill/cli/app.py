@@ -25,7 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def run(
     memory: Annotated[bool, typer.Option("--memory", help="Keep all data in memory. It is lost on exit.")] = False,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder of the embedded backends.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data folder of the embedded backends. Default: eventmill-data.")
+    ] = None,
     listen: Listen = None,
 ) -> None:
     """Run the API and the consumer in one process, by default on embedded backends."""
@@ -39,7 +41,7 @@ def serve(
     listen: Listen = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Number of API processes that share the address.")] = 1,
 ) -> None:
-    """Run the API only. It publishes events to the queue and answers queries from the store."""
+    """Run the API only. It publishes events to the queue, and answers queries by reading the store."""
     from eventmill.cli import serve as command
 
     command.serve(listen=listen, workers=workers)
@@ -77,10 +79,12 @@ Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder of `
 @app.command()
 def status(
     json: Json = False,
-    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Time over which to measure the rate.")] = 2,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds over which to measure how fast the backlog drains.")
+    ] = 2,
     data: Data = None,
 ) -> None:
-    """Show the backlog, the age of its oldest message, when it will be empty, the dead letters and the newest event.
+    """Show the backlog, its age, when it will have drained, the dead letters and the newest event.
 
     Exit with 1 if the queue is unavailable.
     """
@@ -105,12 +109,15 @@ def crashtest(
         typer.Option(
             metavar="CMD",
             help="A program that stops and starts the servers: `CMD stop` and `CMD start` are called at random times."
-            " `CMD start` also runs at the beginning and at the end, and must succeed even if the servers already run.",
+            " `CMD start` also runs at the beginning and at the end. It must succeed if the servers already run.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Crash the programs under load, and verify that no event is lost or counted twice. Exit with 1 on failure."""
+    """Crash the programs under load, and verify that no event is lost, counted twice or altered.
+
+    Exit with 1 on failure.
+    """
     from eventmill.cli import crashtest as command
     from eventmill.crashtest.runner import Plan
 
@@ -122,11 +129,17 @@ def crashtest(
 dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
 Reason = Annotated[
-    str | None, typer.Option(help="Only dead letters with this reason: rejected, undecodable, poison, moved or newer.")
+    str | None,
+    typer.Option(
+        help="Only dead letters with this reason: rejected (by the store), undecodable, poison (it crashes consumers),"
+        " moved (by the queue), or newer (written by a newer version of eventmill)."
+    ),
 ]
 EventName = Annotated[str | None, typer.Option(help="Only dead letters that contain an event with this name.")]
-Since = Annotated[str | None, typer.Option(help="Only dead letters from this time on: unix seconds or RFC 3339.")]
-Until = Annotated[str | None, typer.Option(help="Only dead letters up to this time.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only letters that died at or after this time: unix seconds or RFC 3339.")
+]
+Until = Annotated[str | None, typer.Option(help="Only letters that died at or before this time.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the letters, but change nothing.")]
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Only dead letters with these ids or id prefixes.")

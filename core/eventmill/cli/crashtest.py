@@ -48,7 +48,7 @@ def crashtest(
 
 
 def _choose(settings: Settings, folder: Path, *, kill9: bool) -> Choice:
-    """Return the backends, with a short lease unless one is set: a killed consumer's messages wait for its lease."""
+    """Return the backends, with a short lease unless one is set: messages of a killed consumer return when it ends."""
     queue, store = embedded(folder)
     choice = choose(settings, queue=queue, store=store)
     if kill9 and "memory" in (choice.queue.backend.name, choice.require_store().backend.name):
