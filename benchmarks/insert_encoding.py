@@ -49,6 +49,7 @@ def encoding() -> list[Figure]:
     """Lines against columns."""
     with tempfile.TemporaryDirectory() as folder:
         client = clickhouse_connect.get_client(interface="chdb", path=f"{folder}/chdb")
+        client.command(migrations.BOOKKEEPING)
         for migration in migrations.MIGRATIONS:
             for statement in migration.statements:
                 client.command(statement)

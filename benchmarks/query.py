@@ -151,6 +151,7 @@ def filled(rows: int, days: int, *, with_reference: bool = False) -> Iterator[Cl
 
 def _fill(client: Client, rows: int, days: int, *, with_reference: bool) -> None:
     """Insert the rows, the first half of each million twice."""
+    client.command(migrations.BOOKKEEPING)
     for migration in migrations.MIGRATIONS:
         for statement in migration.statements:
             client.command(statement)
