@@ -20,6 +20,7 @@ from support.mill import Program, eventmill, running
 
 RATE, FRESH_SECONDS, FRESH_BAR_S = 2000, 15, 1.5
 LOAD_SECONDS, WARM_SECONDS = 60, 10
+AROUND_SECONDS = 3
 SERVE_BAR_MB, CONSUME_BAR_MB, FLAT_BAR = 120, 200, 1.1
 EVENT = b'{"event_name":"load","channel":"web","user_id":"{number}","timestamp":1700000000}'
 
@@ -74,7 +75,10 @@ async def _freshness(url: str) -> list[float]:
 
 
 def memory() -> list[Figure]:
-    """Resident memory of both halves under a minute of full load, and how much of it came after ten seconds."""
+    """Resident memory of both halves under a minute of full load, and how much of it came after ten seconds.
+
+    The growth compares medians over some seconds: a batch more or less at one moment is no growth.
+    """
     need_wrk()
     with deployed() as (api, consumer):
         url = api.url()
@@ -90,6 +94,8 @@ def memory() -> list[Figure]:
     for (name, bar), own in zip(bars.items(), zip(*sizes, strict=True), strict=True):
         later = max(own[WARM_SECONDS:])
         figures.append(alone(f"memory, {name}, most under full load", "MB", [later], at_most=bar))
-        growth = later / own[WARM_SECONDS - 1]
+        growth = statistics.median(own[-2 * AROUND_SECONDS :]) / statistics.median(
+            own[WARM_SECONDS - AROUND_SECONDS : WARM_SECONDS + AROUND_SECONDS]
+        )
         figures.append(alone(f"memory, {name}, after a minute to after 10 s", "ratio", [growth], at_most=FLAT_BAR))
     return figures
