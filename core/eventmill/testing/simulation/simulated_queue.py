@@ -23,6 +23,7 @@ class Message:
     visible_at: float = 0.0
     attempts: int = 0
     holder: str = ""
+    is_lost: bool = False  # the holder never received it, since the reply was lost
 
     @property
     def events(self) -> int:
@@ -59,6 +60,7 @@ class Broker:
             self.world.violate(f"the lease of message {number} ended while {message.holder} held it")
         message.attempts += 1
         message.holder = holder
+        message.is_lost = False
         is_stolen = self.world.chance("stolen leases")
         message.visible_at = self.world.now + LEASE_SECONDS * (self.world.rng.random() if is_stolen else 1)
         return Delivery(message.body, message.attempts, message.enqueued_at_ms, (number, message.attempts))
@@ -95,9 +97,10 @@ class Broker:
         return message if message is not None and message.attempts == attempt and message.holder else None
 
     def held_events(self, holder: str) -> int:
-        """Return how many events a process holds under valid leases."""
+        """Return how many events a process has received and holds under valid leases."""
         now = self.world.now
-        return sum(m.events for m in self.messages.values() if m.holder == holder and m.visible_at > now)
+        held = (m for m in self.messages.values() if m.holder == holder and not m.is_lost and m.visible_at > now)
+        return sum(message.events for message in held)
 
 
 class SimulatedQueue(Queue):
@@ -137,10 +140,24 @@ class SimulatedQueue(Queue):
     async def receive(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
         until = time.monotonic() + wait_seconds
         while True:
-            deliveries = await self._call(lambda: self._broker.take(max_messages, self._process.name))
+            deliveries = await self._take(max_messages)
             if deliveries or time.monotonic() >= until:
                 return deliveries
             await self._broker.wait(until - time.monotonic())
+
+    async def _take(self, max_messages: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+
+        def take() -> list[Delivery]:
+            taken.extend(self._broker.take(max_messages, self._process.name))
+            return taken
+
+        try:
+            return await self._call(take)
+        except BaseException:
+            for delivery in taken:
+                self._broker.messages[delivery.lease[0]].is_lost = True
+            raise
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         await self._call(lambda: self._broker.ack(deliveries))

@@ -22,6 +22,8 @@ from eventmill.testing.simulation.world import Process, World
 
 BUFFER_EVENTS = 40
 RECEIVE_MESSAGES = 4
+# At most a fifth of all subprocesses die at random: if half of them did, no few trials could prove anything.
+DEATH_SHARE = 0.4
 DRAIN_SECONDS = 16.0
 LEAVE_SECONDS = 20.0
 REST_SECONDS = 3600.0
@@ -154,7 +156,7 @@ class Simulation:
         await asyncio.sleep(self._world.rng.uniform(0.2, 1))
         if self._world.rng.random() > self._plan.trial_starts and not self._world.is_calm:
             return Verdict.UNKNOWN
-        if self._world.chance("children die"):
+        if self._world.chance("children die") and self._world.rng.random() < DEATH_SHARE:
             return Verdict.DIED
         events = [event for body in bodies for event, _ in frames.decode_frame(body)]
         return Verdict.DIED if any(event.user_id == "poison" for event in events) else Verdict.SURVIVED
