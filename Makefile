@@ -13,7 +13,7 @@ help:
 	@echo "make check  run ruff and mypy"
 	@echo "make lock   resolve the versions in requirements-dev.txt again"
 	@echo "make bench  run all benchmarks; needs wrk                          (make bench NAME=ingest_bulk)"
-	@echo "make soak   100,000 simulated runs, then 20 minutes of crashes     (make soak SEEDS=1000 ARGS=60)"
+	@echo "make soak   100,000 simulated runs, 20 minutes of crashes, attacks (make soak SEEDS=1000 ARGS=60)"
 	@echo "make steady 45 minutes of steady load: memory and files stay flat  (make steady ARGS='5 500')"
 	@echo "make clean  remove .venv and the caches of the tools"
 
@@ -47,6 +47,7 @@ bench: .venv/.dev
 soak: .venv/.dev
 	@$(BIN)/python -m eventmill.testing.simulation 0 $(SEEDS)
 	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m hostile.measure
 
 steady: .venv/.dev
 	@PYTHONPATH=tests $(BIN)/python benchmarks/steady.py $(ARGS)

@@ -44,7 +44,7 @@ async def open_emptied(settings: EmptiedQueueSettings) -> AsyncIterator[Queue]:
 
 @hookimpl
 def eventmill_http_apps() -> list[HttpApp]:
-    return [HttpApp("/empty", create_empty)]
+    return [HttpApp("/empty", create_empty, "open")]
 
 
 @hookimpl

@@ -8,18 +8,21 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from eventmill.api.keys import create_key, encode_keys
 from figures import Figure, compare, in_turn
 from load import CLIENT_CPU, SERVER_CPU, Load, need_wrk, pin, post
 from servers import Server, serving, serving_script
 from support import real_events, services
 
 ROUNDS, SECONDS = 3, 4
+KEY_ROUNDS = 5
 BULK_EVENTS = 1000
 # At least so much of the requests/s of an endpoint that does nothing, in the same app.
 BARS = {"memory": 0.55, "redis": 0.45, "sqlite": 0.40}
 EMPTY_PROGRAM_BAR = 0.50
 ORDINARY_BAR = 3.0
 BULK_BAR = 0.45
+KEY_BAR = 1 / 1.1  # a key costs at most a tenth more
 
 
 def single() -> list[Figure]:
@@ -56,8 +59,25 @@ def single() -> list[Figure]:
     return figures
 
 
-def _post(server: Server, path: str = "/events") -> Load:
-    return post(server.url, path, event(), server.pid, SECONDS)
+def keyed() -> list[Figure]:
+    """POST /events with a key against the same server without keys, by CPU time."""
+    need_wrk()
+    secret, key = create_key("write", "default")
+    settings = {"EVENTMILL_QUEUE": "emptied"}
+    keys = {"EVENTMILL_ANONYMOUS": "false", "EVENTMILL_KEYS": encode_keys([key]).decode()}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(Path(name), settings) as anonymous,
+        serving(Path(name), settings | keys) as server,
+    ):
+        with_key = partial(_post, server, headers=f"Authorization: Bearer {secret}\r\n")
+        ours, theirs = in_turn(KEY_ROUNDS, with_key, partial(_post, anonymous))
+    costs = [load.cpu_us for load in ours], [load.cpu_us for load in theirs]
+    return [compare("ingest_keyed", "no key", "µs of CPU per request", *costs, inverse=True, at_least=KEY_BAR)]
+
+
+def _post(server: Server, path: str = "/events", headers: str = "") -> Load:
+    return post(server.url, path, event(), server.pid, SECONDS, headers=headers)
 
 
 def event() -> bytes:

@@ -37,10 +37,19 @@ class Load:
     p99_ms: float
 
 
-def post(url: str, path: str, body: bytes, pid: int, seconds: float, *, connections: int = CONNECTIONS) -> Load:
+def post(
+    url: str,
+    path: str,
+    body: bytes,
+    pid: int,
+    seconds: float,
+    *,
+    connections: int = CONNECTIONS,
+    headers: str = "",
+) -> Load:
     """POST the body again and again, `{number}` in it replaced by ten digits; fails on anything but 2xx answers."""
     kind = "x-ndjson" if b"\n" in body else "json"
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/{kind}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/{kind}\r\n{headers}"
     before, number, after = body.partition(b"{number}")
     length = len(before) + len(after) + (10 if number else 0)
     head_bytes = f"{head}Content-Length: {length}\r\n\r\n".encode() + before

@@ -31,6 +31,7 @@ from figures import Figure
 RESULTS = Path(__file__).parent / "results.json"
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "ingest_single": ingest.single,
+    "ingest_keyed": ingest.keyed,
     "ingest_bulk": ingest.bulk,
     "ingest_sqs": ingest_sqs.ingest,
     "sqs_cost": sqs_cost.cost,

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from eventmill import Metrics, MetricsQuery, Store, StoreMisconfigured, StoreUnavailable
+from eventmill.errors import Overloaded
 from eventmill.queries.limiter import QueryLimiter
 from eventmill.shutdown import Shutdown
 from eventmill.testing.contract import eventually
@@ -274,3 +275,20 @@ async def test_a_store_that_ignores_cancellation_holds_its_place_in_the_line() -
             return (await mill.client.get(f"/metrics?{DAY}")).status_code == 200
 
         await eventually(is_answered)
+
+
+async def test_the_queries_of_one_project_do_not_keep_those_of_another_waiting() -> None:
+    line = QueryLimiter(Shutdown(), concurrent=4, max_pending=6)
+    hanging = [asyncio.create_task(line.run(asyncio.Event().wait, project="greedy")) for _ in range(6)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await line.run(asyncio.Event().wait, project="greedy")
+
+    async def answer() -> int:
+        return 7
+
+    async with asyncio.timeout(2):
+        assert await line.run(answer, project="modest") == 7
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)

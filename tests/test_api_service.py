@@ -121,7 +121,9 @@ async def test_the_schema_describes_every_route_and_its_limits(mill: Mill) -> No
     assert set(event["required"]) == {"event_name", "channel", "user_id", "timestamp"}
     assert event["additionalProperties"] is False
     assert event["properties"]["channel"]["maxLength"] == 64
-    assert set(schema["paths"]["/events"]["post"]["responses"]) == {"200", "202", "400", "413", "415", "503"}
+    assert set(schema["paths"]["/events"]["post"]["responses"]) == {
+        *("200", "202", "400", "401", "403", "408", "413", "414", "415", "429", "503")
+    }
     references = set(_references(schema))
     assert references <= {f"#/components/schemas/{name}" for name in schema["components"]["schemas"]}
 
@@ -158,7 +160,7 @@ async def test_a_page_that_cannot_start_is_named_with_its_cause() -> None:
         raise RuntimeError("out of luck")
 
     with pytest.raises(PluginError, match="/pages of .*test_api_service cannot start.*out of luck"):
-        async with running_mill(http_apps=[HttpApp("/pages", create)]):
+        async with running_mill(http_apps=[HttpApp("/pages", create, "open")]):
             pass
 
 
@@ -174,7 +176,7 @@ async def test_plugins_add_routes_below_their_own_path() -> None:
 
         return page
 
-    async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
+    async with running_mill(http_apps=[HttpApp("/pages", create, "open")]) as mill:
         assert "lost on exit" in (await mill.client.get("/pages/any/path")).text
 
 
@@ -196,7 +198,7 @@ async def test_pages_publish_events_and_query_the_store_through_their_services()
 
         return page
 
-    async with running_mill(http_apps=[HttpApp("/pages", create)]) as mill:
+    async with running_mill(http_apps=[HttpApp("/pages", create, "open")]) as mill:
         assert (await mill.client.get("/pages/any")).text == "from_a_page"
 
 

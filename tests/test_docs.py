@@ -100,7 +100,8 @@ def settings_table() -> list[list[str]]:
             if field.validation_alias is not None:  # a setting of core's, which a plugin reads too
                 continue
             variable = f"{kind.model_config['env_prefix']}{name}".upper()
-            default = "" if field.default in (None, PydanticUndefined) else str(field.default)
+            default = "" if field.default in (None, (), PydanticUndefined) else str(field.default)
+            default = default.lower() if isinstance(field.default, bool) else default
             expected.append([f"`{variable}`", default, field.description or ""])
     return expected
 

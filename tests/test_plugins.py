@@ -73,7 +73,12 @@ def test_a_strangers_plugin_is_found(install: Callable[..., None]) -> None:
 
 
 def test_pages_and_stores_are_found(install: Callable[..., None]) -> None:
-    install("a", "a", "acme_a", plugin(hook="eventmill_http_apps", returned='[HttpApp("/x", lambda services: None)]'))
+    install(
+        "a",
+        "a",
+        "acme_a",
+        plugin(hook="eventmill_http_apps", returned='[HttpApp("/x", lambda services: None, "read")]'),
+    )
     install(
         "b", "b", "acme_b", plugin(hook="eventmill_store_backends", returned='[StoreBackend("b", Settings, open_it)]')
     )
@@ -94,7 +99,7 @@ def test_pages_and_stores_are_found(install: Callable[..., None]) -> None:
         (plugin(returned='["nats"]'), "must return a list of QueueBackend"),
         (plugin(returned="1 / 0"), "division"),
         ("import sys; sys.exit(3)", "SystemExit"),
-        (plugin(hook="eventmill_http_apps", returned='[HttpApp("x", open_it)]'), "slash"),
+        (plugin(hook="eventmill_http_apps", returned='[HttpApp("x", open_it, "read")]'), "slash"),
     ],
 )
 def test_a_broken_plugin_affects_no_other_and_is_named_with_its_cause(

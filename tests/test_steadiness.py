@@ -21,7 +21,7 @@ def create(services):
 
 @hookimpl
 def eventmill_http_apps():
-    return [HttpApp("/objects", create)]
+    return [HttpApp("/objects", create, "open")]
 """
 
 

@@ -123,7 +123,7 @@ def eventmill_store_backends() -> list[StoreBackend]:
 
 @hookimpl
 def eventmill_http_apps() -> list[HttpApp]:
-    return [HttpApp("/acme", create)]
+    return [HttpApp("/acme", create, "open")]
 
 
 async def use(services: Services, store: Store) -> None:

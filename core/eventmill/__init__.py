@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eventmill.errors import ClientDisconnected as ClientDisconnected
     from eventmill.errors import ConfigurationError as ConfigurationError
     from eventmill.errors import EventmillError as EventmillError
+    from eventmill.errors import Forbidden as Forbidden
     from eventmill.errors import InvalidQuery as InvalidQuery
     from eventmill.errors import InvalidRequest as InvalidRequest
     from eventmill.errors import Overloaded as Overloaded
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from eventmill.errors import RejectedEvents as RejectedEvents
     from eventmill.errors import StoreMisconfigured as StoreMisconfigured
     from eventmill.errors import StoreUnavailable as StoreUnavailable
+    from eventmill.errors import Unauthenticated as Unauthenticated
     from eventmill.errors import Unavailable as Unavailable
     from eventmill.errors import Unknown as Unknown
     from eventmill.event import ALL_TIME as ALL_TIME
@@ -44,10 +46,14 @@ if TYPE_CHECKING:
     from eventmill.fields import EventField as EventField
     from eventmill.hookspecs import AsgiApp as AsgiApp
     from eventmill.hookspecs import HttpApp as HttpApp
+    from eventmill.hookspecs import KeyScope as KeyScope
+    from eventmill.hookspecs import Principal as Principal
     from eventmill.hookspecs import QueueBackend as QueueBackend
+    from eventmill.hookspecs import RouteScope as RouteScope
     from eventmill.hookspecs import Services as Services
     from eventmill.hookspecs import StoreBackend as StoreBackend
     from eventmill.hookspecs import hookimpl as hookimpl
+    from eventmill.hookspecs import principal_of as principal_of
     from eventmill.interfaces import MIN_BODY_BYTES as MIN_BODY_BYTES
     from eventmill.interfaces import Delivery as Delivery
     from eventmill.interfaces import Depth as Depth
@@ -71,9 +77,9 @@ __version__ = "0.1.0"
 # compares them with the imports above, which are for type checkers.
 _PUBLIC = {
     "eventmill.errors": """
-        ClientDisconnected ConfigurationError EventmillError InvalidQuery InvalidRequest Overloaded
+        ClientDisconnected ConfigurationError EventmillError Forbidden InvalidQuery InvalidRequest Overloaded
         PartialFailure PluginError QueryTooLarge QueueMisconfigured QueueUnavailable Refused RejectedEvents
-        StoreMisconfigured StoreUnavailable Unavailable Unknown
+        StoreMisconfigured StoreUnavailable Unauthenticated Unavailable Unknown
     """,
     "eventmill.event": """
         ALL_TIME EVENT_FIELDS Event EventBatch FORGOTTEN Identity MAX_TIME_MS MIN_TIME_MS Position
@@ -85,7 +91,9 @@ _PUBLIC = {
     "eventmill.queries.filters": "EventFilter",
     "eventmill.queries.metrics": "Group MAX_GROUPS MAX_SECONDS Metrics MetricsQuery",
     "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",
-    "eventmill.hookspecs": "AsgiApp HttpApp QueueBackend Services StoreBackend hookimpl",
+    "eventmill.hookspecs": """
+        AsgiApp HttpApp KeyScope Principal QueueBackend RouteScope Services StoreBackend hookimpl principal_of
+    """,
     "eventmill.settings": "PluginSettings Reach",
     "pydantic": "SecretStr",
     "pydantic_settings": "SettingsConfigDict",

@@ -10,6 +10,9 @@ EventmillError
 ├── PayloadTooLarge             give up, or send less (413)
 ├── UnsupportedEncoding         give up, or send another encoding (415)
 ├── BodyTimeout                 retry: the body did not arrive in time (408)
+├── Unauthenticated             give up, or send a key (401)
+├── Forbidden                   give up: the key, the origin or the host is not allowed (403)
+├── RateLimited                 retry later: the client sent too much (429)
 ├── Overloaded                  retry: too much work is pending (503)
 ├── Unavailable                 retry: a service is unavailable (503)
 │   ├── QueueUnavailable
@@ -71,6 +74,23 @@ class UnsupportedEncoding(InvalidRequest):
 
 class BodyTimeout(EventmillError):
     """The request body did not arrive in time, or the process is shutting down. Retry."""
+
+
+class Unauthenticated(EventmillError):
+    """The request has no key, or one that is unknown, revoked or expired. Give up, or send a key."""
+
+
+class Forbidden(EventmillError):
+    """The client may not do this. Give up."""
+
+
+class RateLimited(EventmillError):
+    """The client sent more than its limit allows. Retry after `retry_seconds`."""
+
+    def __init__(self, per_second: float, retry_seconds: float) -> None:
+        super().__init__(f"the limit is {per_second:g} per second: try again in {retry_seconds:.1f} s")
+        self.per_second = per_second
+        self.retry_seconds = retry_seconds
 
 
 class Overloaded(EventmillError):

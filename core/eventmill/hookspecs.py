@@ -30,15 +30,15 @@ A plugin is a module that an entry point of the group `eventmill` names. This on
         return [backend]
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
-from eventmill.errors import StoreUnavailable
+from eventmill.errors import StoreUnavailable, Unauthenticated
 from eventmill.event import Event, encode_line
 from eventmill.interfaces import Queue, Store
 from eventmill.queries.limiter import QueryLimiter, Receive
@@ -88,12 +88,47 @@ class StoreBackend:
     install: str = ""
 
 
+KeyScope = Literal["write", "read", "admin"]
+RouteScope = Literal["open", "write", "read", "admin"]
+ANY_PROJECT = "*"
+NO_KEY = "send a key: the header Authorization: Bearer KEY, or X-API-Key: KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sent a request.
+
+    Attributes:
+        project: the only project whose events the request may write and see.
+        scope: what it may do; `admin` includes the others.
+        key: the id of the key, empty without one.
+        is_for_all: whether the key is for all projects; `project` is the one that this request names.
+    """
+
+    project: str
+    scope: KeyScope
+    key: str = ""
+    is_for_all: bool = False
+
+    def may(self, scope: RouteScope) -> bool:
+        """Return whether the principal may use routes of this scope."""
+        return self.scope == "admin" or scope in ("open", self.scope)
+
+
+def principal_of(scope: Mapping[str, Any]) -> Principal:
+    """Return the principal of an ASGI request. Raise Unauthenticated if it has no key, which open routes allow."""
+    principal = scope["state"]["principal"]
+    if not isinstance(principal, Principal):
+        raise Unauthenticated(NO_KEY)
+    return principal
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The live services of the API process, which every HttpApp receives.
 
     Attributes:
-        project: the project of the events that this API accepts and counts.
+        project: the project of requests without a key; `principal_of` has that of a request.
         queue: the queue; `publish` is the way to add events to it.
         store: the store, or None if the process has none; `query` is the way to read it.
         publisher, limiter: the parts behind `publish` and `query`.
@@ -110,16 +145,22 @@ class Services:
         if events:
             await self.publisher.publish([encode_line(event) for event in events])
 
-    async def query(self, query: Callable[[Store], Coroutine[Any, Any, T]], receive: Receive | None = None) -> T:
+    async def query(
+        self,
+        query: Callable[[Store], Coroutine[Any, Any, T]],
+        receive: Receive | None = None,
+        project: str | None = None,
+    ) -> T:
         """Return the answer of the store, such as `services.query(lambda store: store.metrics(query))`.
 
-        Pass the `receive` of the ASGI request to cancel the query when the client disconnects. Raise Overloaded if too
+        Pass the `receive` of the ASGI request to cancel the query when the client disconnects, and the project of its
+        principal, so that no project takes all places. Raise Overloaded if too
         many queries are pending, StoreUnavailable, QueryTooLarge, or ClientDisconnected.
         """
         store = self.store
         if store is None:
             raise StoreUnavailable("this process has no store")
-        return await self.limiter.run(partial(query, store), receive)
+        return await self.limiter.run(partial(query, store), receive, project or self.project)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +170,12 @@ class HttpApp:
     Attributes:
         path: the path, such as `/pages`.
         create: returns the ASGI application; called once at start.
+        scope: the scope of the key that every request needs; `open` if the application decides with `principal_of`.
     """
 
     path: str
     create: Callable[[Services], AsgiApp]
+    scope: RouteScope
 
 
 class Hooks:

@@ -5,17 +5,19 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from eventmill.errors import ConfigurationError
 from eventmill.event import DEFAULT_PROJECT
 
 ENV_FILE = ".env"
+PROJECT_PATTERN = r"^[\w.-]{1,64}$"
 Reach = Literal["process", "machine", "network"]
 # Variables that were renamed. The former name works for one release, with a warning.
 FORMER_NAMES = {"EVENTMILL_BATCH_ROWS": "EVENTMILL_BATCH_EVENTS"}
@@ -28,6 +30,12 @@ def _check_address(text: str) -> str:
     return f"{host or '0.0.0.0'}:{int(port)}"  # noqa: S104 (":8080" means every address)
 
 
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+ORIGIN_PATTERN = r"^(https?://[^/\s]+|\*)$"
+Origin = Annotated[str, Field(pattern=ORIGIN_PATTERN)]
 Address = Annotated[str, AfterValidator(_check_address)]
 
 
@@ -49,10 +57,43 @@ class Settings(BaseSettings):
     )
     project: str = Field(
         default=DEFAULT_PROJECT,
-        pattern=r"^[\w.-]{1,64}$",
-        description="the project of the events that this API accepts and counts",
+        pattern=PROJECT_PATTERN,
+        description="the project of requests without a key, and of keys for all projects",
     )
     listen: Address = Field(default="127.0.0.1:8080", description="the address on which the API listens, HOST:PORT")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="number of API processes of `serve`, which share the address and the limits",
+    )
+    keys_file: Path = Field(
+        default=Path("eventmill-keys.json"),
+        description="the file with the keys, see `eventmill keys`; read when it changes",
+    )
+    keys: SecretStr | None = Field(default=None, description="further keys: the content of a keys file")
+    anonymous: bool = Field(
+        default=False,
+        description="whether requests without a key may do everything; `eventmill run` on loopback allows it"
+        " while there are no keys",
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="web origins whose pages may use the API, separated by commas; `*` for all"
+    )
+    requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="requests per second of each key, or of each address without one; default: no limit",
+    )
+    events_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="events per second of each key, or of each address without one; default: no limit",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate chain; the API then uses HTTPS"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the private key of the certificate")
     linger_ms: float | None = Field(
         default=None,
         ge=0,
@@ -75,6 +116,18 @@ class Settings(BaseSettings):
         default=64 * 1024 * 1024,
         ge=32 * 1024 * 1024,
         description="maximum bytes of pending request bodies; above this limit the API responds 503",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=16,
+        le=1_000_000,
+        description="maximum number of open connections per API process, half of them from one address; at most half"
+        " of the files that the system allows",
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="addresses or networks of proxies, separated by commas, that may open more connections than one"
+        " client, and whose `X-Forwarded-For` names the client",
     )
     batch_events: int = Field(default=20_000, ge=1, le=1_000_000, description="maximum number of events per insert")
     batch_bytes: int = Field(

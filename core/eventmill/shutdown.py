@@ -123,12 +123,17 @@ class Limit:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(left, self._expire)
 
+    def extend(self, seconds: float) -> None:
+        """Let the block take so many seconds from now on; after a shutdown has begun this changes nothing."""
+        self.until = time.monotonic() + seconds
+
     def _expire(self) -> None:
         self._is_expired = True
         self._task.cancel()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Limit":
         self._shutdown.add(self)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

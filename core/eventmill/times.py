@@ -10,6 +10,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_SECONDS = 1e11  # the year 5138: a greater number is in a smaller unit
 
+_MAX_DESCRIBED_MS = 253_402_300_799_000
+
 Rfc3339 = Annotated[datetime, Meta(tz=True)]
 
 
@@ -40,5 +42,6 @@ def parse_time(text: str) -> int:
 
 
 def describe(time_ms: int) -> str:
-    """Return a time in UTC for people."""
-    return (_EPOCH + timedelta(milliseconds=time_ms)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return a time in UTC for people; the nearest of the years 1970 to 9999."""
+    moment = _EPOCH + timedelta(milliseconds=min(max(time_ms, 0), _MAX_DESCRIBED_MS))
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

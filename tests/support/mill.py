@@ -15,12 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
-from fastapi import FastAPI
 
 import eventmill_queue_memory
 import eventmill_store_memory
 from eventmill import HttpApp, Queue, Services, Store
+from eventmill.api.access import Access
 from eventmill.api.app import create_app
+from eventmill.api.gate import Gate
 from eventmill.consumer import DRAIN_SECONDS, Consumer
 from eventmill.ingest.budget import Budget
 from eventmill.ingest.publisher import Publisher
@@ -42,7 +43,7 @@ class Mill:
     store: Store
     shutdown: Shutdown
     budget: Budget
-    app: FastAPI
+    app: Gate
 
 
 @asynccontextmanager
@@ -52,8 +53,9 @@ async def running_mill(
     http_apps: list[HttpApp] | None = None,
     timeout_seconds: float = 5.0,
     limiter: QueryLimiter | None = None,
+    access: Access | None = None,
 ) -> AsyncIterator[Mill]:
-    """The API and a consumer over memory backends, all in this process."""
+    """The API and a consumer over memory backends, all in this process; without `access` no request needs a key."""
     async with (
         eventmill_queue_memory.backend.open(MemoryQueueSettings()) as inner_queue,
         eventmill_store_memory.backend.open(MemoryStoreSettings()) as inner_store,
@@ -64,7 +66,8 @@ async def running_mill(
         consuming = asyncio.create_task(consumer.run())
         async with Publisher(queue, timeout_seconds=timeout_seconds) as publisher:
             services = Services("default", queue, store, publisher, limiter or QueryLimiter(shutdown))
-            app = create_app(services, shutdown, budget, http_apps or ())
+            access = access or Access("default", is_anonymous=True)
+            app = create_app(services, shutdown, budget, access, http_apps or ())
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://mill") as client:
                 yield Mill(client, queue, store, shutdown, budget, app)
@@ -73,9 +76,9 @@ async def running_mill(
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with no settings of eventmill but these."""
+    """This process's environment with no settings of eventmill but these; `serve` then needs no keys."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTMILL_")}
-    return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"} | dict(settings)
+    return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1", "EVENTMILL_ANONYMOUS": "true"} | dict(settings)
 
 
 def install(folder: Path, name: str, module: str) -> None:

@@ -5,13 +5,16 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
 from eventmill.api import health, ingest, metrics, openapi, receipts
+from eventmill.api.access import Access
 from eventmill.api.errors import add_handlers, respond_to_error, respond_to_unexpected
+from eventmill.api.gate import Gate, find_routes
 from eventmill.errors import ClientDisconnected, EventmillError, PluginError
-from eventmill.hookspecs import HttpApp, Services
+from eventmill.hookspecs import HttpApp, RouteScope, Services
 from eventmill.ingest.body import Reader
 from eventmill.ingest.budget import Budget
 from eventmill.shutdown import Shutdown
@@ -23,11 +26,18 @@ class App(FastAPI):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._fast: dict[tuple[str, str], ASGIApp] = {}
+        self.scopes: dict[str, RouteScope] = {"/openapi.json": "open"}
 
     def add_fast(self, path: str, endpoint: ASGIApp) -> None:
-        """Answer POST at this path. Below a prefix, and for other methods, FastAPI routes the request."""
+        """Answer POST at this path for keys that may write. Below a prefix, FastAPI routes the request."""
         self.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        self.scopes[path] = "write"
         self._fast["POST", path] = endpoint
+
+    def add_mounted(self, path: str, endpoint: ASGIApp, scope: RouteScope) -> None:
+        """Let an application answer all requests below this path."""
+        self.mount(path, endpoint)
+        self.scopes[path] = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._fast.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
@@ -49,10 +59,11 @@ def create_app(
     services: Services,
     shutdown: Shutdown,
     budget: Budget,
+    access: Access,
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
-) -> FastAPI:
-    """Return the API over open services. The caller closes the services."""
+) -> Gate:
+    """Return the API over open services, behind its gate. The caller closes the services."""
     app = App(
         title="eventmill",
         version=eventmill.__version__,
@@ -64,18 +75,26 @@ def create_app(
     add_handlers(app)
     reader = Reader(budget, shutdown)
     waiting = receipts.Receipts(services.store, shutdown)
-    app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, services.project, retention_days))
-    app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, services.project, retention_days))
-    app.include_router(receipts.create_router(services))
-    app.include_router(metrics.create_router(services))
-    app.include_router(health.create_router(services, shutdown))
-    openapi.add_docs(app)
+    app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, access, retention_days))
+    app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, access, retention_days))
+    routers = (
+        receipts.create_router(services),
+        metrics.create_router(services),
+        health.create_router(services, shutdown),
+        openapi.create_router(app),
+    )
+    for router in routers:
+        app.include_router(router)
+    app.add_mounted(openapi.FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]), "open")
     for http_app in http_apps:
         try:
-            app.mount(http_app.path, http_app.create(services))
+            app.add_mounted(http_app.path, http_app.create(services), http_app.scope)
         except Exception as error:
             plugin = http_app.create.__module__
             raise PluginError(
                 f"the page {http_app.path} of the plugin {plugin} cannot start: {error!r}. Repair or uninstall it"
             ) from error
-    return app
+    included = (route for router in routers for route in router.routes)
+    return Gate(
+        app, find_routes([*app.routes, *included], app.scopes), access, keys_in_body=frozenset({"/events/bulk"})
+    )

@@ -2,6 +2,9 @@
 
 import http
 import logging
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,10 +16,13 @@ from eventmill.errors import (
     BodyTimeout,
     ClientDisconnected,
     EventmillError,
+    Forbidden,
     InvalidRequest,
     Overloaded,
     PayloadTooLarge,
+    RateLimited,
     StoreMisconfigured,
+    Unauthenticated,
     Unavailable,
     UnsupportedEncoding,
 )
@@ -28,11 +34,26 @@ _STATUS: dict[type[EventmillError], tuple[int, str]] = {
     PayloadTooLarge: (413, "payload_too_large"),
     UnsupportedEncoding: (415, "unsupported_encoding"),
     BodyTimeout: (408, "request_timeout"),
+    Unauthenticated: (401, "unauthenticated"),
+    Forbidden: (403, "forbidden"),
+    RateLimited: (429, "rate_limited"),
     Overloaded: (503, "overloaded"),
     Unavailable: (503, "unavailable"),
     StoreMisconfigured: (503, "unavailable"),
 }
 RETRY_AFTER_SECONDS = 1
+_MEANINGS = {
+    400: "the request breaks a rule; `field` names the field or parameter",
+    401: "the key is missing, unknown, revoked or expired",
+    403: "the key, the origin or the host is not allowed",
+    408: "the body arrives too slowly",
+    413: "the body is too large",
+    414: "the query string is too long",
+    415: "the Content-Encoding is not supported: use gzip or zstd, or none",
+    429: "the client exceeds its rate limit: retry after Retry-After",
+    503: "temporarily unavailable: retry after Retry-After; retrying is harmless",
+}
+GATE_STATUSES = (401, 403, 414, 429)
 
 
 class ErrorResponse(BaseModel):
@@ -41,6 +62,14 @@ class ErrorResponse(BaseModel):
     error: str
     message: str
     field: str | None = None
+
+
+def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route for OpenAPI: these and those of the gate."""
+    return {
+        status: {"model": ErrorResponse, "description": _MEANINGS[status]}
+        for status in sorted((*statuses, *GATE_STATUSES))
+    }
 
 
 def code_of(kind: type[EventmillError]) -> str:
@@ -52,10 +81,24 @@ def _lookup(kind: type[EventmillError]) -> tuple[int, str]:
     return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), (500, "internal_error"))
 
 
-def _respond(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
+def respond(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, field: str | None = None
+) -> JSONResponse:
+    """Return a response that describes an error."""
     body = {"error": code, "message": message} | ({"field": field} if field else {})
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == http.HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse(body, status, headers)
+
+
+def _headers(status: int, error: EventmillError) -> dict[str, str]:
+    """Return the headers that tell a client when to try again, or how to authenticate."""
+    if isinstance(error, RateLimited):
+        seconds = str(max(1, math.ceil(error.retry_seconds)))
+        rate = str(max(1, int(error.per_second)))
+        limits = {"RateLimit-Limit": rate, "RateLimit-Remaining": "0", "RateLimit-Reset": seconds}
+        return {"Retry-After": seconds} | limits
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == http.HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 async def respond_to_error(request: Request, error: Exception) -> JSONResponse:
@@ -63,15 +106,16 @@ async def respond_to_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EventmillError)  # noqa: S101 (for the type: the handler is registered for no other)
     status, code = _lookup(type(error))
     if status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _respond(status, code, str(error), getattr(error, "field", None))
+        return respond(status, code, str(error), _headers(status, error), field=getattr(error, "field", None))
     # The message of a service may contain addresses: it goes to the log, not to clients.
     log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return _respond(status, code, f"temporarily unavailable ({type(error).__name__}): try again")
+    message = f"temporarily unavailable ({type(error).__name__}): try again"
+    return respond(status, code, message, _headers(status, error))
 
 
 async def respond_to_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Return the response to any other error."""
-    return _respond(500, "internal_error", "internal error; the log of the service has the details")
+    return respond(500, "internal_error", "internal error; the log of the service has the details")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -88,12 +132,12 @@ def add_handlers(app: FastAPI) -> None:
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         phrase = http.HTTPStatus(error.status_code).phrase
         message = f"{phrase}: {request.method} {request.url.path}"
-        response = _respond(error.status_code, phrase.lower().replace(" ", "_"), message)
-        response.headers.update(error.headers or {})
-        return response
+        return respond(error.status_code, phrase.lower().replace(" ", "_"), message, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         field = str(problem["loc"][-1])
-        return _respond(400, "validation_error", f"{field}: {problem['msg']}", field)
+        if problem["type"] in ("missing", "string_too_short"):
+            return respond(400, "validation_error", f"{field} is required", field=field)
+        return respond(400, "validation_error", f"{field}: {problem['msg']}", field=field)

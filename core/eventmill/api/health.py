@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from eventmill.api.errors import document
+from eventmill.api.gate import needs
 from eventmill.api.status import Watch
-from eventmill.errors import Unavailable
-from eventmill.hookspecs import Services
+from eventmill.errors import Forbidden, Unavailable
+from eventmill.hookspecs import Services, principal_of
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
 
@@ -111,8 +113,15 @@ def create_router(services: Services, shutdown: Shutdown) -> APIRouter:
     health = Health(services.queue, services.store, shutdown)
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
-    @router.get("/health/details", summary="Show the backlog, its age and the counters")
-    async def details() -> DetailsResponse:
+    @router.get(
+        "/health/details",
+        summary="Show the backlog, its age and the counters",
+        responses=document(),
+        openapi_extra=needs("admin"),
+    )
+    async def details(request: Request) -> DetailsResponse:
+        if not principal_of(request.scope).is_for_all:
+            raise Forbidden("the backlog belongs to all projects: use an admin key with the project *")
         status = dataclasses.asdict(await watch.status())
         newest_ms = status.pop("newest_event_ms")
         counts = CountersResponse(
@@ -122,18 +131,21 @@ def create_router(services: Services, shutdown: Shutdown) -> APIRouter:
         )
         return DetailsResponse(**status, newest_event_at=newest_ms and newest_ms / 1000, since_start=counts)
 
-    @router.head("/health", include_in_schema=False)
-    @router.head("/health/live", include_in_schema=False)
-    @router.get("/health", summary="Check whether the process is alive")
-    @router.get("/health/live", summary="Check whether the process is alive", operation_id="live")
+    @router.head("/health", include_in_schema=False, openapi_extra=needs("open"))
+    @router.head("/health/live", include_in_schema=False, openapi_extra=needs("open"))
+    @router.get("/health", summary="Check whether the process is alive", openapi_extra=needs("open"))
+    @router.get(
+        "/health/live", summary="Check whether the process is alive", operation_id="live", openapi_extra=needs("open")
+    )
     async def live() -> LiveResponse:
         return LiveResponse()
 
-    @router.head("/health/ready", include_in_schema=False)
+    @router.head("/health/ready", include_in_schema=False, openapi_extra=needs("open"))
     @router.get(
         "/health/ready",
         summary="Check whether events are accepted",
         responses={503: {"model": ReadinessResponse, "description": _UNAVAILABLE}},
+        openapi_extra=needs("open"),
     )
     async def ready(response: Response) -> ReadinessResponse:
         readiness = await health.readiness()

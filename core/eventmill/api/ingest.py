@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from eventmill.api.access import Access
 from eventmill.api.errors import code_of
 from eventmill.api.receipts import Receipts
-from eventmill.errors import InvalidRequest
+from eventmill.errors import InvalidRequest, Unauthenticated
 from eventmill.event import MIN_TIME_MS, encode_line
+from eventmill.hookspecs import NO_KEY, Principal
 from eventmill.ingest.body import Reader, header
-from eventmill.ingest.bulk import parse_bulk
+from eventmill.ingest.bulk import MAX_REPORTED, Items, parse_bulk, split_bulk
 from eventmill.ingest.publisher import Publisher
 from eventmill.ingest.validation import parse_event
 
@@ -28,7 +30,10 @@ class ItemError(msgspec.Struct):
 
 
 class BulkResponse(msgspec.Struct, omit_defaults=True):
-    """The verdict on each item of a bulk; `error` and `message` are present if every item is rejected."""
+    """The verdict on each item of a bulk.
+
+    `errors` explains the first 100 rejected items; `error` and `message` are present if every item is rejected.
+    """
 
     accepted: int
     rejected: int
@@ -48,7 +53,7 @@ class PostEvent:
     publisher: Publisher
     reader: Reader
     receipts: Receipts
-    project: str
+    access: Access
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,9 +61,11 @@ class PostEvent:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
-            event = parse_event(body, self.project, now_ms, _oldest_ms(now_ms, self.retention_days))
+            principal: Principal = scope["state"]["principal"]
+            event = parse_event(body, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
             line = encode_line(event)
             hold.grow(len(line))
+            self.access.take_events(scope, principal, 1)
             await self.publisher.publish([line])
         if waits and await self.receipts.wait(event):
             await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
@@ -79,24 +86,37 @@ class PostBulk:
 
     publisher: Publisher
     reader: Reader
-    project: str
+    access: Access
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
-            content_type, oldest_ms = header(scope, b"content-type"), _oldest_ms(now_ms, self.retention_days)
-            bulk = await parse_bulk(body, content_type, self.project, now_ms, oldest_ms)
+            principal: Principal | None = scope["state"]["principal"]
+            items, key = await self._split(scope, body)
+            if principal is None:
+                principal = self.access.principal_of_body(key, scope)
+            bulk = await parse_bulk(items, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
             if bulk.lines:
                 hold.grow(sum(map(len, bulk.lines)))
+                self.access.take_events(scope, principal, len(bulk.lines))
                 await self.publisher.publish(bulk.lines)
-        errors = [ItemError(item.index, code_of(item.kind), item.field, item.message) for item in bulk.rejected]
-        response = BulkResponse(len(bulk.lines), len(errors), bulk.event_ids, errors)
+        reported = bulk.rejected[:MAX_REPORTED]
+        errors = [ItemError(item.index, code_of(item.kind), item.field, item.message) for item in reported]
+        response = BulkResponse(len(bulk.lines), len(bulk.rejected), bulk.event_ids, errors)
         if not bulk.lines:
             response.error = "validation_error"
-            response.message = f"all {len(errors)} events are rejected; the first: {errors[0].message}"
+            response.message = f"all {len(bulk.rejected)} events are rejected; the first: {errors[0].message}"
         await _respond(send, 202 if bulk.lines else 400, _encode(response))
+
+    async def _split(self, scope: Scope, body: bytes) -> tuple[Items, str]:
+        try:
+            return await split_bulk(body, header(scope, b"content-type"))
+        except InvalidRequest:
+            if scope["state"]["principal"] is None:
+                raise Unauthenticated(NO_KEY) from None
+            raise
 
 
 def _now_ms() -> int:

@@ -1,13 +1,14 @@
 """GET /metrics: counts of events and of unique users."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
-from eventmill.api.errors import ErrorResponse
+from eventmill.api.errors import document
+from eventmill.api.gate import needs
 from eventmill.errors import InvalidQuery
-from eventmill.hookspecs import Services
+from eventmill.hookspecs import Services, principal_of
 from eventmill.queries.dimensions import DIMENSIONS
 from eventmill.queries.metrics import parse_metrics_query
 from eventmill.times import parse_time
@@ -43,23 +44,29 @@ def create_router(services: Services) -> APIRouter:
     """Return the route GET /metrics."""
     router = APIRouter(tags=["metrics"])
 
-    @router.get("/metrics", summary="Count events and unique users", responses=_RESPONSES)
+    @router.get(
+        "/metrics",
+        summary="Count events and unique users",
+        responses=document(400, 503),
+        openapi_extra=needs("read"),
+        dependencies=[Depends(_check_names)],
+    )
     async def metrics(
         request: Request,
-        event_name: Annotated[str | None, Query(description="the name of the events")] = None,
-        start: Annotated[str | None, Query(alias="from", description="start: unix seconds or RFC 3339")] = None,
+        event_name: Annotated[str, Query(description="the name of the events", min_length=1)],
+        start: Annotated[str, Query(alias="from", description="start: unix seconds or RFC 3339", min_length=1)],
         end: Annotated[
-            str | None, Query(alias="to", description="end, inclusive; whole seconds cover the whole second")
-        ] = None,
+            str, Query(alias="to", description="end, inclusive; whole seconds cover the whole second", min_length=1)
+        ],
         group_by: Annotated[str | None, Query(description=f"one of {', '.join(DIMENSIONS)}; times are UTC")] = None,
     ) -> MetricsResponse:
-        _check_names(request)
-        query = parse_metrics_query(services.project, event_name or "", start or "", end or "", group_by)
-        answer = await services.query(lambda store: store.metrics(query), request.receive)
+        project = principal_of(request.scope).project
+        query = parse_metrics_query(project, event_name, start, end, group_by)
+        answer = await services.query(lambda store: store.metrics(query), request.receive, project)
         return MetricsResponse(
             event_name=query.event_name,
-            from_=_seconds(start or ""),
-            to=_seconds(end or ""),
+            from_=_seconds(start),
+            to=_seconds(end),
             total_count=answer.total_count,
             unique_count=answer.unique_count,
             group_by=query.group_by,
@@ -70,12 +77,6 @@ def create_router(services: Services) -> APIRouter:
         )
 
     return router
-
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "a parameter is missing or invalid, or the answer is too large"},
-    503: {"model": ErrorResponse, "description": "the store is unavailable, or too many queries are pending: retry"},
-}
 
 
 def _check_names(request: Request) -> None:

@@ -7,23 +7,17 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
 
+from eventmill.api.errors import document
+from eventmill.api.gate import needs
 from eventmill.api.ingest import BulkResponse
 from eventmill.event import EVENT_FIELDS
 from eventmill.ingest.bulk import MAX_BULK_EVENTS
 from eventmill.ingest.validation import SentEvent
 
-_FILES = "/docs/files"
+FILES = "/docs/files"
 _EXAMPLE = {field.sent_as: field.example for field in EVENT_FIELDS if field.example}
-_ERRORS = {
-    "400": "the body breaks a rule; `field` names the field",
-    "413": "the body is too large",
-    "415": "the Content-Encoding is not supported: use gzip or zstd, or none",
-    "503": "temporarily unavailable: retry after Retry-After; retrying is harmless",
-}
-
-
+_STATUSES = (400, 408, 413, 415, 503)
 _WAIT = {
     "name": "wait",
     "in": "query",
@@ -33,25 +27,24 @@ _WAIT = {
 }
 
 
-def add_docs(app: FastAPI) -> None:
-    """Serve the documentation pages and complete the schema."""
+def create_router(app: FastAPI) -> APIRouter:
+    """Return the documentation pages, and complete the schema of the app."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/docs", response_class=HTMLResponse)
-    @router.get("/docs/index.html", response_class=HTMLResponse)
+    @router.get("/docs", response_class=HTMLResponse, openapi_extra=needs("open"))
+    @router.get("/docs/index.html", response_class=HTMLResponse, openapi_extra=needs("open"))
     async def docs(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "")
         return get_swagger_ui_html(
             openapi_url=f"{root}/openapi.json",
             title="eventmill",
-            swagger_js_url=f"{root}{_FILES}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{_FILES}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{_FILES}/favicon-32x32.png",
+            swagger_js_url=f"{root}{FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{FILES}/favicon-32x32.png",
         )
 
-    app.include_router(router)
-    app.mount(_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return router
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:
@@ -61,6 +54,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
             [SentEvent, BulkResponse], ref_template="#/components/schemas/{name}"
         )
         schema["components"]["schemas"] |= components
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         paths = {path: methods | schema["paths"].pop(path, {}) for path, methods in _ingest_paths().items()}
         schema["paths"] = paths | schema["paths"]
         app.openapi_schema = schema
@@ -100,22 +94,18 @@ def _media(schema: dict[str, Any], example: object) -> dict[str, Any]:
 
 
 def _operation(summary: str, content: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    encoding = {
-        "name": "Content-Encoding",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string", "enum": ["identity", "gzip", "zstd"]},
-    }
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    errors = {str(status): part["description"] for status, part in document(*_STATUSES).items()}
     responses: dict[str, Any] = {
         "202": {"description": "the event is in the queue", "content": {"application/json": {"schema": response}}}
     }
-    responses |= {status: {"description": text, "content": error} for status, text in _ERRORS.items()}
-    body = {"required": True, "content": content}
+    responses |= {status: {"description": text, "content": error} for status, text in errors.items()}
+    body = {"required": True, "content": content, "description": "may be compressed: Content-Encoding gzip or zstd"}
     return {
         "summary": summary,
         "tags": ["events"],
-        "parameters": [encoding],
+        **needs("write"),
+        "parameters": [],
         "requestBody": body,
         "responses": responses,
     }

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field, create_model
 
-from eventmill.api.errors import ErrorResponse
+from eventmill.api.errors import document
+from eventmill.api.gate import needs
 from eventmill.errors import InvalidQuery
 from eventmill.event import EVENT_FIELDS, Event, Identity, to_sent_form
 from eventmill.fields import EventField
-from eventmill.hookspecs import Services
+from eventmill.hookspecs import Services, principal_of
 from eventmill.interfaces import Store
 from eventmill.shutdown import Shutdown
 from eventmill.times import parse_time
@@ -100,32 +101,24 @@ def create_router(services: Services) -> APIRouter:
     """Return the route GET /events."""
     router = APIRouter(tags=["events"])
 
-    @router.get("/events", summary="Look up a stored event", responses=_RESPONSES)
+    @router.get("/events", summary="Look up a stored event", responses=document(400, 503), openapi_extra=needs("read"))
     async def events(
         request: Request,
-        event_name: Annotated[str | None, Query(description="the name of the event")] = None,
-        timestamp: Annotated[str | None, Query(description="its time: unix seconds or RFC 3339")] = None,
-        event_id: Annotated[str | None, Query(description="its id, from the response to the post")] = None,
+        event_name: Annotated[str, Query(description="the name of the event", min_length=1)],
+        timestamp: Annotated[str, Query(description="its time: unix seconds or RFC 3339", min_length=1)],
+        event_id: Annotated[str, Query(description="its id, from the response to the post", min_length=1)],
     ) -> list[StoredEventResponse]:  # type: ignore[valid-type]  # a type that is built from the table of fields
         """Return the event, or an empty list if it is not stored."""
-        for name, value in (("event_name", event_name), ("timestamp", timestamp), ("event_id", event_id)):
-            if not value:
-                raise InvalidQuery(f"{name} is required", name)
         try:
-            timestamp_ms = parse_time(timestamp or "") // 1000
+            timestamp_ms = parse_time(timestamp) // 1000
         except ValueError as error:
             raise InvalidQuery(f"timestamp {error}", "timestamp") from None
-        identity = Identity(services.project, event_name or "", timestamp_ms, event_id or "")
-        found = await services.query(lambda store: store.find([identity]), request.receive)
+        project = principal_of(request.scope).project
+        identity = Identity(project, event_name, timestamp_ms, event_id)
+        found = await services.query(lambda store: store.find([identity]), request.receive, project)
         return [_to_response(event) for event in found]
 
     return router
-
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "a parameter is missing or invalid"},
-    503: {"model": ErrorResponse, "description": "the store is unavailable, or too many queries are pending: retry"},
-}
 
 
 def _to_response(event: Event) -> BaseModel:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from eventmill.errors import ConfigurationError, EventmillError
+from eventmill.text import escape
 
 app = typer.Typer(
     name="eventmill",
@@ -39,7 +40,10 @@ def run(
 @app.command()
 def serve(
     listen: Listen = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of API processes that share the address.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Number of API processes that share the address.", show_default="1"),
+    ] = None,
 ) -> None:
     """Run the API only. It publishes events to the queue, and answers queries by reading the store."""
     from eventmill.cli import serve as command
@@ -211,12 +215,62 @@ def purge_dead(
     command.settle(wanted, data, replay=False, dry_run=dry_run)
 
 
+keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("new")
+def new_key(
+    scope: Annotated[str, typer.Option(help="What the key may do: write, read, or admin (everything).")],
+    project: Annotated[
+        str | None,
+        typer.Option(help="The only project of the key; * for an admin key of all. Default: EVENTMILL_PROJECT."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the key, for people.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="When it expires: a time, or a span such as 90d or 12h. Default: never.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web origin whose pages may use the key, such as https://app.example. Repeat for more."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the secret and the record for EVENTMILL_KEYS; change no file.")
+    ] = False,
+) -> None:
+    """Create a key, add its digest to EVENTMILL_KEYS_FILE, and print the secret once."""
+    from eventmill.cli import keys as command
+
+    command.new(scope=scope, project=project, name=name, expires=expires, origins=origin or (), as_json=json)
+
+
+@keys.command("list")
+def list_keys(json: Json = False) -> None:
+    """List the keys of EVENTMILL_KEYS_FILE, without their secrets."""
+    from eventmill.cli import keys as command
+
+    command.show(as_json=json)
+
+
+@keys.command("revoke")
+def revoke_keys(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, id prefixes or names of keys.")],
+) -> None:
+    """Revoke keys. Running processes reject them within 2 s."""
+    from eventmill.cli import keys as command
+
+    command.revoke(ids)
+
+
 @app.command()
 def send(
     file: Annotated[
         str, typer.Argument(metavar="FILE|-", help="NDJSON file, also gzip or zstd compressed; - reads standard input.")
     ],
     url: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str | None, typer.Option(envvar="EVENTMILL_KEY", help="Write key of the API.", show_envvar=True)
+    ] = None,
     patience: Annotated[float, typer.Option(min=0, help="Give up on a failing request after this many seconds.")] = 60,
 ) -> None:
     """Send the events of a file to the API. Sending it again changes no count.
@@ -225,7 +279,7 @@ def send(
     """
     from eventmill.cli import send as command
 
-    raise typer.Exit(command.send(file, url, patience))
+    raise typer.Exit(command.send(file, url, key, patience))
 
 
 @app.command()
@@ -251,5 +305,5 @@ def main() -> None:
 
 
 def _exit(code: int, error: EventmillError) -> None:
-    sys.stderr.write(f"eventmill: {error}\n")
+    sys.stderr.write(f"eventmill: {escape(str(error))}\n")
     sys.exit(code)

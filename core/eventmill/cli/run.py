@@ -5,8 +5,10 @@ import logging
 import socket
 from pathlib import Path
 
+from rich import markup
 from rich.console import Console
 
+from eventmill.api.access import Access
 from eventmill.consumer import DRAIN_SECONDS
 from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
@@ -14,20 +16,22 @@ from eventmill.runtime.backends import Choice, Chosen, choose, embedded
 from eventmill.runtime.consuming import create_consumer
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
-from eventmill.runtime.server import bind, serve_api, url_of
+from eventmill.runtime.security import choose_access
+from eventmill.runtime.server import bind, reach_of, serve_api, url_of
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
+from eventmill.text import escape
 
 log = logging.getLogger(__name__)
 
 MIN_DRAIN_SECONDS = 4.0
 
 _BANNER = """\
-[bold green]eventmill[/] is ready at [bold]{url}[/] (API documentation: {url}/docs). Press Ctrl-C to stop it.
+[bold green]eventmill[/] is ready at [bold]{url}[/]{reach} (API documentation: {url}/docs). Press Ctrl-C to stop it.
   queue {queue}, store {store}
 Post an event, then count it. Posting the same event again changes nothing.
-  curl {url}/events -d '{{"event_name":"product_view","channel":"web","user_id":"user_123","timestamp":1766717657}}'
-  curl '{url}/metrics?event_name=product_view&from=1766717657&to=1766717657'"""
+  curl {url}/events {key}-d '{{"event_name":"page_view","channel":"web","user_id":"ada","timestamp":1766717657}}'
+  curl {key}'{url}/metrics?event_name=page_view&from=1766717657&to=1766717657'"""
 
 
 def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
@@ -37,10 +41,11 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     queue, store = embedded(data)
     choice = choose(settings, queue=queue, store=store)
     choice.require_store()
-    run_loop(_run(settings, choice, bind(settings.listen)))
+    listener = bind(settings.listen)
+    run_loop(_run(settings, choice, listener, choose_access(settings, listener, is_local=True)))
 
 
-async def _run(settings: Settings, choice: Choice, listener: socket.socket) -> None:
+async def _run(settings: Settings, choice: Choice, listener: socket.socket, access: Access) -> None:
     shutdown, stopping = shutdown_on_signal(), Shutdown()
     delay_seconds = settings.shutdown_delay_seconds or 0
     async with choice.queue.open() as queue, choice.require_store().open() as store:
@@ -48,8 +53,8 @@ async def _run(settings: Settings, choice: Choice, listener: socket.socket) -> N
         consumer = create_consumer(settings, choice, queue, store, stopping)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: shutdown.ask())  # it ends early only if it fails
-        _greet(url_of(listener), choice)
-        await serve_api(settings, choice, (queue, store), listener, shutdown, delay_seconds)
+        _greet(url_of(listener, settings), reach_of(listener), choice, needs_key=bool(access.keys))
+        await serve_api(settings, choice, (queue, store), listener, access, shutdown, delay_seconds)
         # Events that only this process holds must be stored before it ends. The whole shutdown takes less than 20 s.
         used_seconds = max(0.0, shutdown.asked_seconds - delay_seconds)
         stopping.begin(
@@ -66,8 +71,10 @@ async def _migrate(queue: Queue, store: Store, retention_days: int | None) -> No
         log.warning("cannot migrate now, starting without: %s", error)
 
 
-def _greet(url: str, choice: Choice) -> None:
-    text = _BANNER.format(url=url, queue=_describe(choice.queue), store=_describe(choice.require_store()))
+def _greet(url: str, reach: str, choice: Choice, *, needs_key: bool) -> None:
+    queue, store = (markup.escape(escape(_describe(chosen))) for chosen in (choice.queue, choice.require_store()))
+    key = '-H "X-API-Key: $KEY" ' if needs_key else ""
+    text = _BANNER.format(url=url, reach=reach, queue=queue, store=store, key=key)
     Console(highlight=False, soft_wrap=True).print(text)
     if note := choice.describe_cost(workers=1):
         log.info("%s", note)

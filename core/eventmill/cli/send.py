@@ -6,14 +6,24 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from eventmill.runtime.sending import UNPACK_ERRORS, SendFailed, Tally, check_url, open_source, post, read_bulks, unpack
+from eventmill.runtime.sending import (
+    UNPACK_ERRORS,
+    SendFailed,
+    Tally,
+    Target,
+    check_url,
+    open_source,
+    post,
+    read_bulks,
+    unpack,
+)
+from eventmill.text import escape
 
 
-def send(file: str, url: str, patience_seconds: float) -> int:
+def send(file: str, url: str, key: str | None, patience_seconds: float) -> int:
     """Send all events of `file`; return the exit code."""
     check_url(url)
     source = open_source(file)
@@ -21,10 +31,11 @@ def send(file: str, url: str, patience_seconds: float) -> int:
     tally = Tally()
     started = time.monotonic()
     failure = ""
-    with source, _Progress(source, file) as advance, httpx.Client(base_url=url, timeout=30) as client:
+    target = Target(url, key)
+    with source, _Progress(source, file) as advance:
         try:
             for bulk in read_bulks(unpack(source), tally):
-                post(client, bulk, tally, patience_seconds)
+                post(target, bulk, tally, patience_seconds)
                 advance(tally)
         except (SendFailed, OSError, *UNPACK_ERRORS) as error:
             failure = f"gave up: {error}"
@@ -34,7 +45,7 @@ def send(file: str, url: str, patience_seconds: float) -> int:
     summary = f"accepted {tally.accepted} of {tally.read} events in {seconds:.1f} s"
     sys.stdout.write(summary + (f", rejected {tally.rejected}" if tally.rejected else "") + "\n")
     if failure:
-        sys.stderr.write(f"eventmill: {failure}\n")
+        sys.stderr.write(f"eventmill: {escape(failure)}\n")
     return 0 if tally.accepted == tally.read and not failure else 1
 
 

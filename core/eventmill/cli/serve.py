@@ -7,10 +7,12 @@ import os
 import socket
 from contextlib import AsyncExitStack
 
+from eventmill.api.access import Access
 from eventmill.runtime.backends import Choice, choose
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
-from eventmill.runtime.server import bind, serve_api, url_of
+from eventmill.runtime.security import choose_access
+from eventmill.runtime.server import bind, reach_of, serve_api, url_of
 from eventmill.runtime.workers import supervise
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
@@ -20,30 +22,32 @@ log = logging.getLogger(__name__)
 SHUTDOWN_DELAY_SECONDS = 5.0
 
 
-def serve(*, listen: str | None, workers: int) -> None:
-    settings = load(Settings, listen=listen)
+def serve(*, listen: str | None, workers: int | None) -> None:
+    settings = load(Settings, listen=listen, workers=workers)
     start_log(settings.log_level)
     choice = choose(settings)
     choice.refuse_process("eventmill serve")
     listener = bind(settings.listen)
-    log.info("serving at %s with %d worker(s)", url_of(listener), workers)
-    if note := choice.describe_cost(workers):
+    access = choose_access(settings, listener)
+    log.info("serving at %s%s with %d worker(s)", url_of(listener, settings), reach_of(listener), settings.workers)
+    if note := choice.describe_cost(settings.workers):
         log.info("%s", note)
-    if workers == 1:
-        run_loop(_serve(settings, choice, listener))
+    if settings.workers == 1:
+        run_loop(_serve(settings, choice, listener, access))
     else:
-        os.environ["EVENTMILL_LISTEN"] = settings.listen  # each worker loads the settings again
-        supervise(work, listener, workers)
+        # Each worker loads the settings again.
+        os.environ |= {"EVENTMILL_LISTEN": settings.listen, "EVENTMILL_WORKERS": str(settings.workers)}
+        supervise(work, listener, settings.workers)
 
 
 def work(listener: socket.socket) -> None:
     """Run one worker of several."""
     settings = load(Settings)
     start_log(settings.log_level)
-    run_loop(_serve(settings, choose(settings), listener))
+    run_loop(_serve(settings, choose(settings), listener, choose_access(settings, listener)))
 
 
-async def _serve(settings: Settings, choice: Choice, listener: socket.socket) -> None:
+async def _serve(settings: Settings, choice: Choice, listener: socket.socket, access: Access) -> None:
     shutdown = shutdown_on_signal()
     _stop_with_parent(shutdown)
     delay_seconds = settings.shutdown_delay_seconds
@@ -55,6 +59,7 @@ async def _serve(settings: Settings, choice: Choice, listener: socket.socket) ->
             choice,
             (queue, store),
             listener,
+            access,
             shutdown,
             SHUTDOWN_DELAY_SECONDS if delay_seconds is None else delay_seconds,
         )

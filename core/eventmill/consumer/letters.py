@@ -78,7 +78,10 @@ class DeadLetter:
 
 
 def _exact_time(event: Event) -> str:
-    return datetime.fromtimestamp(event.timestamp_ms / 1000, UTC).isoformat()
+    try:
+        return datetime.fromtimestamp(event.timestamp_ms / 1000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):  # in a frame of another program
+        return describe(event.timestamp_ms)
 
 
 @dataclass(frozen=True, slots=True)

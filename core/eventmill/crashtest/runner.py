@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import sys
 import time
@@ -80,6 +81,10 @@ def _environment(choice: Choice, ledger: Ledger) -> Mapping[str, str]:
     needed = {
         "EVENTMILL_PROJECT": ledger.run,
         "EVENTMILL_SHUTDOWN_DELAY_SECONDS": "0",
+        # On a loopback address of its own, without the keys of the deployment.
+        "EVENTMILL_ANONYMOUS": "true",
+        "EVENTMILL_KEYS": "[]",
+        "EVENTMILL_KEYS_FILE": os.devnull,
         "EVENTMILL_BATCH_SECONDS": "0.2",
     }
     chosen: tuple[Chosen[Any], ...] = (choice.queue, choice.require_store())

@@ -15,7 +15,7 @@ from eventmill.errors import (
     UnsupportedEncoding,
 )
 from eventmill.ingest.budget import Budget, Hold
-from eventmill.shutdown import Shutdown
+from eventmill.shutdown import Limit, Shutdown
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,8 +24,12 @@ else:
 
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_UNPACKED_BYTES = 20 * 1024 * 1024
-READ_SECONDS = 120.0  # enough for 5 MiB over a slow connection
+# Each 512 KiB of a body, and the last part, must arrive within 20 s: 26 kB/s, which slow mobile networks reach.
+WINDOW_BYTES = 512 * 1024
+WINDOW_SECONDS = 20.0
 SHUTDOWN_SECONDS = 0.5
+_MAX_IGNORED_BYTES = 8 * MAX_BODY_BYTES
+_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes: split it"
 _STEP_BYTES = 1024 * 1024
 _MAX_MEMBERS = 1000  # gzip members or zstd frames in one body
 _MAX_WINDOW_LOG = 23  # 8 MiB, the size that zstd recommends every decoder to support
@@ -53,19 +57,30 @@ class Reader:
         if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
             name = encoding.decode(errors="replace")
             raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
+        _refuse_announced(scope)
         try:
-            with self._shutdown.limit(READ_SECONDS, last_seconds=SHUTDOWN_SECONDS):
-                body = await _read(receive, hold)
+            with self._shutdown.limit(WINDOW_SECONDS, last_seconds=SHUTDOWN_SECONDS) as limit:
+                body = await _read(receive, hold, limit)
         except TimeoutError:
-            raise BodyTimeout("the body did not arrive in time") from None
+            raise BodyTimeout(
+                f"the body arrived too slowly: send {WINDOW_BYTES // 1024} KiB per {WINDOW_SECONDS:.0f} s"
+            ) from None
         if encoding in (b"", b"identity"):
             return body
         return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
 
 
-async def _read(receive: Receive, hold: Hold) -> bytes:
+def _refuse_announced(scope: Scope) -> None:
+    """Raise PayloadTooLarge for a body that is announced as too large, if the client asks before it sends it."""
+    length = header(scope, b"content-length")
+    announced = int(length) if length.isdigit() and len(length) < 16 else 0  # the parser refuses longer numbers
+    if announced > _MAX_IGNORED_BYTES or (announced > MAX_BODY_BYTES and header(scope, b"expect")):
+        raise PayloadTooLarge(_TOO_LARGE)
+
+
+async def _read(receive: Receive, hold: Hold, limit: Limit) -> bytes:
     chunks: list[bytes] = []
-    size, more = 0, True
+    size, window, more = 0, 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -73,15 +88,19 @@ async def _read(receive: Receive, hold: Hold) -> bytes:
         chunk: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(chunk)
+        window += len(chunk)
+        if window >= WINDOW_BYTES:
+            window = 0
+            limit.extend(WINDOW_SECONDS)
         # A body over the limit is read to its end, within reason: a client that is still sending would not see
         # the response.
         if size <= MAX_BODY_BYTES:
             hold.grow(len(chunk))
             chunks.append(chunk)
-        elif size > 8 * MAX_BODY_BYTES:
+        elif size > _MAX_IGNORED_BYTES:
             break
     if size > MAX_BODY_BYTES:
-        raise PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: split it")
+        raise PayloadTooLarge(_TOO_LARGE)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

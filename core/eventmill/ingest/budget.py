@@ -4,15 +4,24 @@ from types import TracebackType
 
 from eventmill.errors import Overloaded
 
+SMALL_BYTES = 64 * 1024
 _USED_UP = "the memory for pending requests is used up: try again"
 
 
 class Budget:
-    """The bytes that all bodies may use while they are read, decompressed and published."""
+    """The bytes that all bodies may use while they are read, decompressed and published.
+
+    A quarter is reserved for requests of up to 64 KiB, so that large bodies, which may arrive slowly, never block them.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+
+    def has_space(self, by_bytes: int, of_bytes: int) -> bool:
+        """Return whether a request of so many bytes in all may take more."""
+        limit_bytes = self.limit_bytes if of_bytes <= SMALL_BYTES else self.limit_bytes * 3 // 4
+        return self.used_bytes + by_bytes <= limit_bytes
 
     def hold(self) -> "Hold":
         """Return a share, which a `with` block releases at its end. Raise Overloaded if the budget is used up."""
@@ -31,7 +40,7 @@ class Hold:
     def grow(self, by_bytes: int) -> None:
         """Take more bytes. If the budget is used up, raise Overloaded and leave the share unchanged."""
         budget = self._budget
-        if by_bytes > 0 and budget.used_bytes + by_bytes > budget.limit_bytes:
+        if by_bytes > 0 and not budget.has_space(by_bytes, self._bytes + by_bytes):
             raise Overloaded(_USED_UP)
         budget.used_bytes += by_bytes
         self._bytes += by_bytes

@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
-import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
@@ -14,9 +15,10 @@ from eventmill.ingest import rawjson
 from eventmill.ingest.validation import malformed, parse_event
 
 MAX_BULK_EVENTS = 10_000
-_YIELD_EVERY = 500
+MAX_REPORTED = 100  # of the rejected events, in the response
+_SLICE_SECONDS = 0.002
 _NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
-_LINE = re.compile(rb"[^\s][^\n]*")
+_MAX_LINES = 10 * MAX_BULK_EVENTS  # also blank ones
 # Every item costs memory, even if it is not an event: 10,000 ordinary events do not have this many commas.
 _MANY_COMMAS = 300_000
 _SHAPES = (
@@ -26,9 +28,10 @@ _SHAPES = (
 
 
 class _BulkBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The object form of a bulk."""
+    """The object form of a bulk; `api_key` is for clients that cannot set headers."""
 
     events: list[msgspec.Raw]
+    api_key: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -60,12 +63,17 @@ class Bulk:
     rejected: list[Rejection] = field(default_factory=list)
 
 
-async def parse_bulk(body: bytes, content_type: bytes, project: str, now_ms: int, oldest_ms: int) -> Bulk:
-    """Validate each event of the body. Raise InvalidRequest or PayloadTooLarge for the body as a whole."""
+Items = Sequence[bytes | msgspec.Raw]
+
+
+async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int) -> Bulk:
+    """Validate each item alone. Other requests are served meanwhile."""
     bulk = Bulk()
-    for index, item in enumerate(await _split(body, content_type)):
-        if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+    slice_ends = time.monotonic() + _SLICE_SECONDS
+    for index, item in enumerate(items):
+        if time.monotonic() > slice_ends:
             await asyncio.sleep(0)
+            slice_ends = time.monotonic() + _SLICE_SECONDS
         try:
             event = parse_event(item, project, now_ms, oldest_ms)
         except InvalidRequest as error:
@@ -77,47 +85,81 @@ async def parse_bulk(body: bytes, content_type: bytes, project: str, now_ms: int
     return bulk
 
 
-async def _split(body: bytes, content_type: bytes) -> Sequence[bytes | msgspec.Raw]:
-    """Return the items of a bulk: its lines, or the elements of its array. Raise InvalidRequest, PayloadTooLarge."""
+async def split_bulk(body: bytes, content_type: bytes) -> tuple[Items, str]:
+    """Return the items of a bulk, which are its lines or the elements of its array, and the key in it, if any.
+
+    Raise InvalidRequest or PayloadTooLarge for the body as a whole.
+    """
     if not body or body.isspace():
         raise InvalidRequest("the body is empty: send at least one event")
     if content_type.partition(b";")[0].strip() in _NDJSON_TYPES:
-        items: Sequence[bytes | msgspec.Raw] = _limited(line[0] for line in _LINE.finditer(body))
+        items, key = await _split_lines(body), ""
     else:
-        try:
-            items = _split_fast(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-            items = await asyncio.to_thread(_split_tolerantly, body, error)
+        items, key = await _split_json(body)
     if not items:
         raise InvalidRequest("the body contains no event")
     if len(items) > MAX_BULK_EVENTS:
         raise PayloadTooLarge(f"the body contains more than {MAX_BULK_EVENTS} events: split it")
-    return items
+    return items, key
 
 
-def _limited(items: Iterator[bytes]) -> list[bytes]:
+async def _split_lines(body: bytes) -> Items:
+    """Return the lines that are not blank, at most one more than the limit. Other requests are served meanwhile."""
+    items: list[bytes] = []
+    start, slice_ends = 0, time.monotonic() + _SLICE_SECONDS
+    for count in range(_MAX_LINES):
+        if count % 64 == 0 and time.monotonic() > slice_ends:
+            await asyncio.sleep(0)
+            slice_ends = time.monotonic() + _SLICE_SECONDS
+        end = body.find(b"\n", start)
+        if line := body[start : None if end < 0 else end].strip():
+            items.append(line)
+        if end < 0 or len(items) > MAX_BULK_EVENTS:
+            return items
+        start = end + 1
+    raise PayloadTooLarge(f"the body has more than {_MAX_LINES} lines: leave out empty ones")
+
+
+async def _split_json(body: bytes) -> tuple[Items, str]:
+    try:
+        return _split_fast(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        is_shape, reason = isinstance(error, msgspec.ValidationError), malformed(body, error)
+    return await asyncio.to_thread(_split_tolerantly, body, reason, is_shape=is_shape)
+
+
+def _limited(items: Iterator[bytes]) -> Items:
     """Return the items, at most one more than the limit."""
     return [item for item, _ in zip(items, range(MAX_BULK_EVENTS + 1), strict=False)]
 
 
-def _split_fast(body: bytes) -> Sequence[msgspec.Raw]:
+def _split_fast(body: bytes) -> tuple[Items, str]:
     # Of two members named "events", msgspec would silently use the last.
     if body.count(b",") > _MANY_COMMAS or body.count(b'"events"') > 1:
         raise OverflowError
-    return _decode_array(body) if body.lstrip()[:1] == b"[" else _decode_object(body).events
+    if body.lstrip()[:1] == b"[":
+        return _decode_array(body), ""
+    bulk = _decode_object(body)
+    return bulk.events, bulk.api_key
 
 
-def _split_tolerantly(body: bytes, error: Exception) -> list[bytes]:
+def _split_tolerantly(body: bytes, reason: str, *, is_shape: bool) -> tuple[Items, str]:
     """Split a body that cannot be decoded as a whole, so that only the malformed items are rejected."""
+    key = b""
     try:
         if body.lstrip()[:1] == b"{":
-            parts = list(itertools.islice(rawjson.members(body), 2))
-            if [part.key for part in parts] != [b'"events"']:
+            parts = list(itertools.islice(rawjson.members(body), 3))
+            values = {part.key: part.value for part in parts}
+            if (
+                len(values) < len(parts)
+                or b'"events"' not in values
+                or not values.keys() <= {b'"events"', b'"api_key"'}
+            ):
                 raise InvalidRequest(_SHAPES)
-            body = parts[0].value
-        return _limited(part.value for part in rawjson.elements(body))
+            body, key = values[b'"events"'], values.get(b'"api_key"', b"")
+        return _limited(part.value for part in rawjson.elements(body)), key.strip(b'"').decode("latin-1")
     except ValueError:
-        if isinstance(error, msgspec.ValidationError):
+        if is_shape:
             raise InvalidRequest(_SHAPES) from None
         hint = "; one event per line needs Content-Type: application/x-ndjson" if b"}\n{" in body[:65536] else ""
-        raise InvalidRequest(f"the body {malformed(body, error)}{hint}") from None
+        raise InvalidRequest(f"the body {reason}{hint}") from None

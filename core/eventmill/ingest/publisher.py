@@ -89,7 +89,10 @@ class Publisher:
             self._changed.set()
         if self._sweeper is None:
             self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
-        await waiter.verdict
+        try:
+            await waiter.verdict
+        finally:
+            del waiter  # it holds an error that refers to this frame: the cycle would keep the request's body alive
 
     async def __aenter__(self) -> "Publisher":
         self._committer = asyncio.create_task(self._run(), name="eventmill-publisher")

@@ -133,7 +133,7 @@ def _explain(raw: bytes, error: Exception) -> NoReturn:
     """Raise InvalidEvent for an event that cannot be decoded. Slow, hence not on the path of valid events."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError) and (broken := _broken_rule(text)):
-        raise broken from None
+        raise InvalidEvent(*broken) from None
     if not raw.strip():
         raise InvalidEvent("the body is empty: send an event") from None
     try:
@@ -147,24 +147,25 @@ def _explain(raw: bytes, error: Exception) -> NoReturn:
     raise InvalidEvent(f"the event {malformed(raw, error)}") from None
 
 
-def _broken_rule(text: str) -> InvalidEvent | None:
-    """Return the error for the rule that msgspec's message names, or None if it names no field.
+def _broken_rule(text: str) -> tuple[str, str | None] | None:
+    """Return a message and the field for the rule that msgspec's message names, or None if it names no field.
 
-    Only the first two kinds of messages contain client data, after a fixed prefix.
+    They are values: an exception that its own frame holds keeps the body alive. Only the first two kinds of messages
+    contain client data, after a fixed prefix.
     """
     if text.startswith(_UNKNOWN):
         name = text[len(_UNKNOWN) : -1][:64]
-        return InvalidEvent(f"unknown field {name!r}: put it under metadata", name)
+        return f"unknown field {name!r}: put it under metadata", name
     if text.startswith(_MISSING):
         name = text[len(_MISSING) : -1]
-        return InvalidEvent(f"{name} is required: it {RULES[name]}", name)
+        return f"{name} is required: it {RULES[name]}", name
     if text.startswith("Expected `object`"):
-        return InvalidEvent(f"an event must be one JSON object: e{text[1:].replace('`', '')}")
+        return f"an event must be one JSON object: e{text[1:].replace('`', '')}", None
     path = _PATH.search(text)
     if path is None or path[1] not in RULES:
         return None
     detail = text[: path.start()].replace("`", "")
-    return InvalidEvent(f"{path[1]} {RULES[path[1]]}: {detail[0].lower()}{detail[1:]}", path[1])
+    return f"{path[1]} {RULES[path[1]]}: {detail[0].lower()}{detail[1:]}", path[1]
 
 
 def _problem(value: bytes, offset: int) -> str | None:

@@ -94,8 +94,10 @@ class Default:
 
 
 def embedded(data: Path | None) -> tuple[Default, Default]:
-    """Return the embedded backends, a queue and a store in one folder."""
+    """Return the embedded backends, a queue and a store in one folder. Raise ConfigurationError."""
     folder = (data or Path(DATA_FOLDER)).absolute()
+    if "?" in str(folder):
+        raise ConfigurationError(f"the folder {folder} has a question mark, which chDB does not take: choose another")
     return Default("sqlite", {"path": folder / "queue.db"}), Default(
         "clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"}
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -11,9 +12,14 @@ from typing import Any
 from eventmill.interfaces import Queue
 from eventmill.shutdown import Shutdown
 
+_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE_BYTES = 1024 * 1024
+
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run on uvloop if it is installed."""
+    """Run on uvloop if it is installed. Only the owner can read the files that the process creates."""
+    os.umask(0o077)
+    _return_large_blocks()
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         import uvloop
@@ -21,6 +27,15 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
+
+
+def _return_large_blocks() -> None:
+    """Return the memory of large bodies to the system as soon as they are freed.
+
+    glibc stops doing so for sizes that it has seen once, and keeps up to 32 MiB per block in each thread.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def shutdown_on_signal() -> Shutdown:

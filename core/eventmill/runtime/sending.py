@@ -1,5 +1,9 @@
-"""Post the events of a file to an API, in bulks that are repeated until the API accepts them."""
+"""Post the events of a file to an API, in bulks that are repeated until the API accepts them.
 
+The API is not trusted: its responses are decoded into types, limited in size and time, and escaped before printing.
+"""
+
+import asyncio
 import gzip
 import io
 import random
@@ -9,12 +13,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import httpx
+import msgspec
 
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.event import MAX_EVENT_BYTES
+from eventmill.text import escape
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,6 +30,8 @@ else:
 BULK_EVENTS = 2_000
 BULK_BYTES = 2 * 1024 * 1024
 _RETRY = {408, 425, 429, 500, 502, 503, 504}
+MAX_RESPONSE_BYTES = 2 * 1024 * 1024  # the ids of a bulk take 80 KB
+REQUEST_SECONDS = 30.0
 UNPACK_ERRORS = (EOFError, zlib.error, zstd.ZstdError)
 
 
@@ -55,7 +63,41 @@ class Tally:
 
     def reject(self, number: int, reason: str) -> None:
         self.rejected += 1
-        sys.stderr.write(f"line {number}: {reason}\n")
+        sys.stderr.write(f"line {number}: {escape(reason)}\n")
+
+    def reject_more(self, count: int) -> None:
+        """Count rejected events that the response does not explain."""
+        if count > 0:
+            self.rejected += count
+            sys.stderr.write(f"{count} more events of this bulk are rejected\n")
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Item(msgspec.Struct):
+    """A rejected event in a response."""
+
+    index: Count
+    message: str
+
+
+class _Response(msgspec.Struct):
+    """What the API responds to a bulk; the fields of errors are optional."""
+
+    accepted: Count | None = None
+    rejected: Count = 0
+    errors: list[_Item] = []
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A response that arrived in time."""
+
+    status: int
+    retry_seconds: float
+    body: _Response
 
 
 def check_url(url: str) -> None:
@@ -67,7 +109,13 @@ def check_url(url: str) -> None:
     except (httpx.InvalidURL, UnicodeError):
         is_valid = False
     if not is_valid:
-        raise ConfigurationError(f"--url {url}: must be http://HOST:PORT")
+        raise ConfigurationError(f"--url {hide_password(url)}: must be http://HOST:PORT")
+
+
+def hide_password(url: str) -> str:
+    """Return the URL without the user name and the password."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def open_source(file: str) -> io.BufferedReader:
@@ -120,51 +168,75 @@ def _lines(source: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def post(client: httpx.Client, bulk: Bulk, tally: Tally, patience_seconds: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The API that receives the events, and a key for it."""
+
+    url: str
+    key: str | None = None
+
+
+def post(target: Target, bulk: Bulk, tally: Tally, patience_seconds: float) -> None:
     """Post one bulk, and repeat it while the service is unavailable. Raise SendFailed."""
     body = b"\n".join(bulk.lines)
+    address = hide_password(target.url)
     until = time.monotonic() + patience_seconds
     failures = 0
     while True:
         wait = min(5.0, 0.2 * 2**failures) * random.random()
         try:
-            response = client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
-        except httpx.TransportError as error:
-            trouble = f"{client.base_url} does not answer: {error or type(error).__name__}"
+            answer = asyncio.run(_request(target, body, min(REQUEST_SECONDS, max(1.0, until - time.monotonic()))))
+        except (httpx.TransportError, TimeoutError) as error:
+            trouble = f"{address} does not answer: {error or type(error).__name__}"
         else:
-            if response.status_code not in _RETRY:
-                _count(response, bulk, tally)
+            if answer.status not in _RETRY:
+                _count(answer, bulk, tally, address)
                 return
-            trouble = f"{client.base_url} answered {response.status_code}: {_message(response)}"
-            wait = max(wait, _retry_after(response))
+            trouble = f"{address} answered {answer.status}: {answer.body.message}"
+            wait = max(wait, answer.retry_seconds)
         failures += 1
         if time.monotonic() + wait > until:
             raise SendFailed(trouble)
         time.sleep(wait)
 
 
-def _count(response: httpx.Response, bulk: Bulk, tally: Tally) -> None:
-    """Count the accepted and the rejected lines. Raise SendFailed if the response is not eventmill's."""
-    answer = _json(response)
-    if response.status_code not in (202, 400) or "event_ids" not in answer:
-        raise SendFailed(f"{response.request.url} answered {response.status_code}: {_message(response)}")
-    tally.accepted += answer["accepted"]
-    for error in answer["errors"]:
-        tally.reject(bulk.numbers[error["index"]], error["message"])
+async def _request(target: Target, body: bytes, seconds: float) -> _Answer:
+    """Post and read the response, in this time as a whole. Raise TransportError, TimeoutError or SendFailed."""
+    headers = {"Content-Type": "application/x-ndjson", "Accept-Encoding": "identity"}
+    if target.key:
+        headers["X-API-Key"] = target.key
+    content = bytearray()
+    async with (
+        asyncio.timeout(seconds),
+        httpx.AsyncClient(base_url=target.url, timeout=seconds) as client,
+        client.stream("POST", "/events/bulk", content=body, headers=headers) as response,
+    ):
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise SendFailed(f"the response is larger than {MAX_RESPONSE_BYTES} bytes: this is not eventmill")
+    retry = response.headers.get("Retry-After", "")
+    retry_seconds = min(30.0, float(retry)) if retry.isdecimal() and len(retry) < 9 else 0.0
+    return _Answer(response.status_code, retry_seconds, _decode(bytes(content), response.reason_phrase))
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
+def _decode(body: bytes, phrase: str) -> _Response:
+    """Return the response, or the status phrase as its message if it is not eventmill's."""
     try:
-        answer = response.json()
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        return msgspec.json.decode(body, type=_Response)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Response(message=phrase)
 
 
-def _message(response: httpx.Response) -> str:
-    return str(_json(response).get("message", response.reason_phrase))
-
-
-def _retry_after(response: httpx.Response) -> float:
-    seconds = response.headers.get("Retry-After", "")
-    return min(30.0, float(seconds)) if seconds.isdecimal() else 0.0
+def _count(answer: _Answer, bulk: Bulk, tally: Tally, address: str) -> None:
+    """Count the accepted and the rejected lines. Raise SendFailed if the response is not eventmill's."""
+    response = answer.body
+    accepted = response.accepted
+    if answer.status not in (202, 400) or accepted is None:
+        raise SendFailed(f"{address} answered {answer.status}: {response.message}")
+    if accepted + response.rejected != len(bulk.lines) or any(e.index >= len(bulk.lines) for e in response.errors):
+        raise SendFailed(f"{address} counts other events than were sent: this is not eventmill")
+    tally.accepted += accepted
+    for error in response.errors[: response.rejected]:
+        tally.reject(bulk.numbers[error.index], error.message)
+    tally.reject_more(response.rejected - len(response.errors))

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from eventmill.api.access import Access
 from eventmill.api.app import create_app
 from eventmill.errors import ConfigurationError
 from eventmill.hookspecs import Services
@@ -16,13 +19,20 @@ from eventmill.ingest.publisher import Publisher
 from eventmill.interfaces import Queue, Store
 from eventmill.queries.limiter import QueryLimiter
 from eventmill.runtime.backends import Choice
+from eventmill.runtime.connections import Connections, raise_file_limit
 from eventmill.runtime.loop import freeze_garbage
+from eventmill.runtime.protocol import Connection
 from eventmill.settings import Settings, split_address
 from eventmill.shutdown import Shutdown
 
 KEEP_ALIVE_SECONDS = 75  # load balancers close idle connections after 60 s, and must do so first
 FINISH_SECONDS = 7  # a little more than the publisher's deadline
 _BACKLOG = 2048
+_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("Referrer-Policy", "no-referrer"),
+]
 
 
 def bind(address: str) -> socket.socket:
@@ -37,12 +47,19 @@ def bind(address: str) -> socket.socket:
         ) from None
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, settings: Settings) -> str:
     """Return the address as a URL that works on this machine."""
     host, port = listener.getsockname()[:2]
     if listener.family == socket.AF_INET6:
         host = f"[{host}]"
-    return f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"  # noqa: S104 (only for printing)
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"  # noqa: S104 (only for printing)
+
+
+def reach_of(listener: socket.socket) -> str:
+    """Return a remark on who can reach the address, empty for a single address."""
+    is_any = ipaddress.ip_address(listener.getsockname()[0]).is_unspecified
+    return ", on all addresses of this machine" if is_any else ""
 
 
 async def serve_api(
@@ -50,6 +67,7 @@ async def serve_api(
     choice: Choice,
     opened: tuple[Queue, Store | None],
     listener: socket.socket,
+    access: Access,
     shutdown: Shutdown,
     delay_seconds: float,
 ) -> None:
@@ -57,10 +75,24 @@ async def serve_api(
     queue, store = opened
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
-        app = create_app(services, shutdown, Budget(settings.memory_bytes), choice.http_apps, settings.retention_days)
-        freezing = asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze")
-        await _serve_http(app, listener, shutdown, delay_seconds)
-        freezing.cancel()
+        budget, days = Budget(settings.memory_bytes), settings.retention_days
+        app = create_app(services, shutdown, budget, access, choice.http_apps, days)
+        connections = Connections(_connection_limit(settings), access.proxies)
+        helpers = (
+            asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze"),
+            asyncio.create_task(connections.watch(shutdown), name="eventmill-connections"),
+            asyncio.create_task(access.keys.watch(shutdown), name="eventmill-keys"),
+        )
+        config = _configure(app, settings, connections)
+        await _serve_http(config, listener, shutdown, delay_seconds)
+        for helper in helpers:
+            helper.cancel()
+
+
+def _connection_limit(settings: Settings) -> int:
+    """Return the limit of connections; the backends need open files, too."""
+    files = raise_file_limit()
+    return settings.max_connections if files is None else min(settings.max_connections, max(1, files // 2))
 
 
 class _Server(uvicorn.Server):
@@ -88,10 +120,14 @@ class _Server(uvicorn.Server):
                     await self._stopping.wait()
 
 
-async def _serve_http(app: FastAPI, listener: socket.socket, shutdown: Shutdown, delay_seconds: float) -> None:
-    """Serve until the shutdown and for the delay after it, while readiness is 503; then finish open requests."""
+def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uvicorn.Config:
+    """Return the configuration of uvicorn. Raise ConfigurationError if the certificate cannot be used."""
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise ConfigurationError("EVENTMILL_TLS_CERTIFICATE and EVENTMILL_TLS_KEY: set both, or none")
     config = uvicorn.Config(
         app,
+        http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -100,7 +136,23 @@ async def _serve_http(app: FastAPI, listener: socket.socket, shutdown: Shutdown,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
+        headers=_HEADERS,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # also ssl.SSLError
+        raise ConfigurationError(
+            f"cannot use EVENTMILL_TLS_CERTIFICATE {settings.tls_certificate} with EVENTMILL_TLS_KEY: {error}"
+        ) from None
+    return config
+
+
+async def _serve_http(
+    config: uvicorn.Config, listener: socket.socket, shutdown: Shutdown, delay_seconds: float
+) -> None:
+    """Serve until the shutdown and for the delay after it, while readiness is 503; then finish open requests."""
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="eventmill-http")
     asked = asyncio.create_task(shutdown.wait())

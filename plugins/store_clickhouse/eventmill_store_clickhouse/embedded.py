@@ -2,6 +2,8 @@
 
 import asyncio
 import fcntl
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ T = TypeVar("T")
 
 _READERS = 2
 _KILL_EVERY_SECONDS = 0.1
+_INSERTS = "eventmill-inserts"  # the folder, inside that of the engine, for the files of inserts
 
 
 class EmbeddedConnection(Connection):
@@ -36,6 +39,7 @@ class EmbeddedConnection(Connection):
                 raise ConfigurationError(
                     f"another process uses the chDB folder {path}: stop it, or choose another folder"
                 )
+            self._former_tempdir, tempfile.tempdir = tempfile.tempdir, str(_empty(path / _INSERTS))
             self._inserter, self._executor, self._lookup_worker = (_Worker(path) for _ in range(3))
             self._readers: asyncio.Queue[_Worker] = asyncio.Queue()
             for _ in range(_READERS):
@@ -88,6 +92,7 @@ class EmbeddedConnection(Connection):
             await asyncio.gather(*self._killing)
             for worker in (self._executor, self._lookup_worker, self._inserter):
                 await worker.close()
+            tempfile.tempdir = self._former_tempdir
 
     async def _kill(self, mark: str, running: asyncio.Future[Rows]) -> None:
         """Stop a running query. It may take a moment until the engine lists it."""
@@ -96,6 +101,16 @@ class EmbeddedConnection(Connection):
             await self._lookup_worker.run(lambda client: client.command(sql))
             await asyncio.wait([running], timeout=_KILL_EVERY_SECONDS)
         running.exception()  # retrieve it, since asyncio logs errors that no one retrieves
+
+
+def _empty(folder: Path) -> Path:
+    """Return a folder for the files of inserts, which the driver writes to the process's folder for temporary files.
+
+    They hold events. A killed process leaves them behind, so that they are removed here.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _is_locked(status: Path) -> bool:

@@ -30,7 +30,10 @@ class Address:
         if parts.scheme == "chdb":
             if parts.netloc or len(parts.path) < 2 or parts.query or parts.fragment:
                 raise ValueError("must be chdb:///PATH with an absolute path and nothing after it")
-            return cls("chdb", path=unquote(parts.path))
+            path = unquote(parts.path)
+            if "?" in path:  # the engine would take what follows for options, and open another folder
+                raise ValueError("must be chdb:///PATH, and the path must not contain a question mark")
+            return cls("chdb", path=path)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be chdb:///PATH or http(s)://USER:PASSWORD@HOST:PORT/?database=NAME")
         query = parse_qs(parts.query)

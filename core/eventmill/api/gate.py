@@ -1,0 +1,142 @@
+"""The gate: one ASGI callable in front of every endpoint. It finds the route, authorizes and limits the request."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eventmill.api.access import Access
+from eventmill.api.errors import respond, respond_to_error
+from eventmill.errors import EventmillError, PluginError
+from eventmill.hookspecs import RouteScope
+from eventmill.ingest.body import header
+
+MAX_QUERY_BYTES = 4096
+_PREFLIGHT_SECONDS = 600
+_HEADERS = "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Project"
+
+
+def needs(scope: RouteScope) -> dict[str, object]:
+    """Return the declaration of a route's scope, in the terms of OpenAPI: `@router.get(path, openapi_extra=…)`."""
+    return {"security": [] if scope == "open" else [{"key": [scope]}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The scopes of all routes: by path and method, and by prefix for mounted applications."""
+
+    exact: Mapping[str, Mapping[str, RouteScope]]
+    mounted: Mapping[str, RouteScope]
+
+    def methods(self, path: str) -> Mapping[str, RouteScope] | None:
+        """Return the scope of each method at this path, or None if there is no such path."""
+        if (found := self.exact.get(path)) is not None:
+            return found
+        for prefix, scope in self.mounted.items():
+            if path.startswith(f"{prefix}/"):
+                return dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), scope)
+        return None
+
+
+def find_routes(routes: Iterable[BaseRoute], scopes: Mapping[str, RouteScope]) -> Routes:
+    """Return the scopes of all routes; `scopes` has those that are not FastAPI's. Raise PluginError if one has none."""
+    exact: dict[str, dict[str, RouteScope]] = {}
+    mounted: dict[str, RouteScope] = {}
+    for route in routes:
+        if isinstance(route, Mount):
+            mounted[route.path] = _scope_of(route.path, scopes.get(route.path))
+        elif isinstance(route, Route):
+            extra = getattr(route, "openapi_extra", None)
+            declared = scopes.get(route.path) if extra is None else _declared(extra)
+            methods = dict.fromkeys(route.methods or (), _scope_of(route.path, declared))
+            exact[route.path] = exact.get(route.path, {}) | methods
+    return Routes(exact, mounted)
+
+
+def _declared(extra: Mapping[str, Any]) -> RouteScope | None:
+    security = extra.get("security")
+    return None if security is None else security[0]["key"][0] if security else "open"
+
+
+def _scope_of(path: str, scope: RouteScope | None) -> RouteScope:
+    if scope not in ("open", "write", "read", "admin"):
+        raise PluginError(f"the route {path} declares no scope: one of open, write, read, admin")
+    return scope
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Passes a request on only if its client may use the route; the endpoint finds the principal in the scope."""
+
+    app: ASGIApp
+    routes: Routes
+    access: Access
+    keys_in_body: frozenset[str] = frozenset()  # paths whose endpoint authenticates requests without a key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the gate admits HTTP only, not {scope['type']}")
+        origin = header(scope, b"origin").decode("latin-1")
+        if origin and self.access.allows_origin(origin):
+            send = _with_headers(send, origin)
+        try:
+            refusal = self._admit(scope)
+        except EventmillError as error:
+            refusal = await respond_to_error(Request(scope), error)
+        await (refusal or self.app)(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> Response | None:
+        """Return the response to a request that ends here. Raise Unauthenticated, Forbidden or RateLimited."""
+        path, method = scope["path"], scope["method"]
+        methods = self.routes.methods(path)
+        if methods is None:
+            return respond(404, "not_found", f"Not Found: {method} {path}")
+        wanted = methods.get(method)
+        if wanted is None:
+            return self._other_method(scope, methods)
+        if len(scope["query_string"]) > MAX_QUERY_BYTES:
+            return respond(414, "uri_too_long", f"the query string is longer than {MAX_QUERY_BYTES} bytes")
+        principal = self.access.identify(scope)
+        if principal is None and path in self.keys_in_body:
+            self.access.admit_body(scope)
+        else:
+            if wanted != "open":
+                self.access.take_request(scope, principal)
+            self.access.require(scope, principal, wanted)
+        scope.setdefault("state", {})["principal"] = principal
+        return None
+
+    def _other_method(self, scope: Scope, methods: Iterable[str]) -> Response:
+        """Answer OPTIONS, also a browser's preflight, and refuse other methods."""
+        allow = ", ".join(sorted({*methods, "OPTIONS"}))
+        if scope["method"] != "OPTIONS":
+            message = f"Method Not Allowed: {scope['method']} {scope['path']}"
+            return respond(405, "method_not_allowed", message, {"Allow": allow})
+        headers = {"Allow": allow}
+        if header(scope, b"access-control-request-method"):
+            headers |= {
+                "Access-Control-Allow-Methods": allow,
+                "Access-Control-Allow-Headers": _HEADERS,
+                "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
+            }
+        return Response(status_code=204, headers=headers)
+
+
+def _with_headers(send: Send, origin: str) -> Send:
+    """Return a `send` that lets pages of the origin read the response."""
+    added = [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"),
+        (b"vary", b"Origin"),
+    ]
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return send_with_headers

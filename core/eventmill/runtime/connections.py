@@ -1,0 +1,84 @@
+"""The open connections of a server, and their limits."""
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from eventmill.networks import Network, is_in, parse_address
+from eventmill.shutdown import Shutdown
+
+log = logging.getLogger(__name__)
+
+_LOG_SECONDS = 10.0
+_MAX_FILES = 65_536
+
+
+class Peer(Protocol):
+    """A connection of a client."""
+
+    @property
+    def address(self) -> str: ...
+
+    def close_if_late(self) -> None: ...
+
+
+class Connections:
+    """Counts the connections. One address may have half of them, unless it is a trusted proxy."""
+
+    def __init__(self, limit: int, proxies: Sequence[Network] = ()) -> None:
+        self.limit = limit
+        self.limit_per_address = max(1, limit // 2)
+        self.refused = 0
+        self._proxies = proxies
+        self._open: set[Peer] = set()
+        self._by_address: Counter[str] = Counter()
+
+    def add(self, peer: Peer) -> bool:
+        """Count a connection; return whether it is within the limits."""
+        self._open.add(peer)
+        self._by_address[peer.address] += 1
+        is_within = len(self._open) <= self.limit and (
+            self._by_address[peer.address] <= self.limit_per_address
+            or is_in(parse_address(peer.address), self._proxies)
+        )
+        self.refused += not is_within
+        return is_within
+
+    def remove(self, peer: Peer) -> None:
+        if peer in self._open:
+            self._open.remove(peer)
+            self._by_address[peer.address] -= 1
+            if not self._by_address[peer.address]:
+                del self._by_address[peer.address]
+
+    async def watch(self, shutdown: Shutdown) -> None:
+        """Close connections whose request is late, and log refused connections, until the shutdown."""
+        logged, logged_at = 0, -_LOG_SECONDS
+        while not shutdown.is_asked:
+            await shutdown.sleep(1)
+            for peer in list(self._open):
+                peer.close_if_late()
+            if self.refused > logged and time.monotonic() - logged_at >= _LOG_SECONDS:
+                log.warning(
+                    "refused %d connections: the limit is %d, and %d for one address (EVENTMILL_MAX_CONNECTIONS)",
+                    *(self.refused - logged, self.limit, self.limit_per_address),
+                )
+                logged, logged_at = self.refused, time.monotonic()
+
+
+def raise_file_limit() -> int | None:
+    """Raise the limit of open files as far as allowed; return it, or None where the system has none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
