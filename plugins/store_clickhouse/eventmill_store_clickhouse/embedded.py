@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _READERS = 2
 _KILL_EVERY_SECONDS = 0.1
+_SPARE_BYTES = 64 * 1024
 _INSERTS = "eventmill-inserts"  # the folder, inside that of the engine, for the files of inserts
 
 
@@ -46,6 +47,7 @@ class EmbeddedConnection(Connection):
                 self._readers.put_nowait(_Worker(path))
         except (ClickHouseError, OSError) as error:
             raise ConfigurationError(f"cannot open the chDB folder {path}: {error}") from error
+        self._path = path
         self._killing: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
@@ -75,6 +77,10 @@ class EmbeddedConnection(Connection):
         return await asyncio.shield(self._lookup_worker.run(lambda client: _query(client, sql, parameters, {})))
 
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
+        # The driver leaves its file open if the disk is full.
+        if shutil.disk_usage(self._path).free < len(lines) + _SPARE_BYTES:
+            raise ClickHouseError(f"the disk with the chDB folder {self._path} is full")
+
         def insert(client: Client) -> int:
             summary = client.raw_insert(table, list(columns), lines, settings=dict(settings), fmt="JSONEachRow")
             return summary.written_rows
