@@ -3,8 +3,9 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -18,11 +19,12 @@ from eventmill.ingest.budget import SMALL_BYTES
 from eventmill.networks import Network, is_in, name_client, parse_address
 from eventmill.settings import PROJECT_PATTERN
 
+Headers = Mapping[bytes, bytes]  # the last one of each name
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Access:
     """The rules of one server.
 
@@ -45,14 +47,20 @@ class Access:
     proxies: tuple[Network, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def identify(self, scope: Scope) -> Principal | None:
+    def identify(self, scope: Scope, headers: Headers) -> Principal | None:
         """Return who sent the request, None without a key. Raise Unauthenticated, RateLimited or Forbidden."""
-        secret = _secret_of(scope)
-        if secret and (self.keys or not self.is_anonymous):
+        secret = _secret_of(headers)
+        if secret and (not self.is_anonymous or self.keys):
             return self.principal_of(secret, scope)
         if self.is_anonymous and not (self.hosts and self.keys):
-            return self._without_key(scope)
+            self._check_sender(scope, headers)
+            return self.anonymous
         return None
+
+    @cached_property
+    def anonymous(self) -> Principal:
+        """Requests without a key, where these may do everything."""
+        return Principal(self.project, "admin", is_for_all=True)
 
     def principal_of(self, secret: str, scope: Scope) -> Principal:
         """Return the principal with this key. Raise Unauthenticated, RateLimited or Forbidden."""
@@ -60,9 +68,10 @@ class Access:
         if key is None:
             self.limits.take_failure(self.address_of(scope))
             raise Unauthenticated("the key is unknown, revoked or expired")
-        origin = header(scope, b"origin").decode("latin-1")
-        if origin and key.origins and not _is_allowed(origin, key.origins):
-            raise Forbidden("the key may not be used by pages of this origin")
+        if key.origins:
+            origin = header(scope, b"origin").decode("latin-1")
+            if origin and not _is_allowed(origin, key.origins):
+                raise Forbidden("the key may not be used by pages of this origin")
         project = self._project_of(scope) if key.project == ANY_PROJECT else key.project
         return Principal(project, key.scope, key.id, key.project == ANY_PROJECT)
 
@@ -128,20 +137,17 @@ class Access:
                     break
         return name_client(address)
 
-    def _without_key(self, scope: Scope) -> Principal:
-        host = header(scope, b"host").decode("latin-1")
+    def _check_sender(self, scope: Scope, headers: Headers) -> None:
+        """Raise Forbidden for a request that a browser sends for a page of another site, or to a foreign name."""
+        host = headers.get(b"host", b"").lower().decode("latin-1")
         if self.hosts and _host_of(f"//{host}") not in self.hosts:
             raise Forbidden("requests must name this machine in the Host header, such as localhost")
-        if scope["method"] not in _SAFE_METHODS:
-            self._refuse_cross_site(scope, host)
-        return Principal(self.project, "admin", is_for_all=True)
-
-    def _refuse_cross_site(self, scope: Scope, host: str) -> None:
-        """Raise Forbidden for a request that a browser sends for a page of another site."""
-        origin = header(scope, b"origin").decode("latin-1")
-        site = header(scope, b"sec-fetch-site")
-        is_foreign = origin.partition("://")[2] != host if origin else site not in (b"", b"same-origin", b"none")
-        if is_foreign and not _is_allowed(origin, self.origins):
+        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        if (origin is None and site is None) or scope["method"] in _SAFE_METHODS:
+            return
+        page = (origin or b"").lower().decode("latin-1")
+        is_foreign = page.partition("://")[2] != host if page else site not in (None, b"same-origin", b"none")
+        if is_foreign and not _is_allowed(page, self.origins):
             raise Forbidden("pages of other sites may not use this API: see EVENTMILL_CORS_ORIGINS")
 
     def _project_of(self, scope: Scope) -> str:
@@ -153,14 +159,14 @@ class Access:
         return str(names[0])
 
 
-def _secret_of(scope: Scope) -> str:
+def _secret_of(headers: Headers) -> str:
     """Return the key in the headers, or an empty text."""
-    kind = value = b""
-    for name, content in scope["headers"]:
-        if name == b"x-api-key" and content.strip():
-            return str(content.strip().decode("latin-1"))
-        if name == b"authorization":
-            kind, _, value = content.strip().partition(b" ")
+    if secret := headers.get(b"x-api-key", b"").strip():
+        return secret.decode("latin-1")
+    authorization = headers.get(b"authorization")
+    if authorization is None:
+        return ""
+    kind, _, value = authorization.strip().partition(b" ")
     if kind.lower() == b"bearer":
         return value.strip().decode("latin-1")
     if kind.lower() == b"basic":

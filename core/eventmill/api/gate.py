@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eventmill.api.access import Access
+from eventmill.api.access import Access, Headers
 from eventmill.api.errors import respond, respond_to_error
 from eventmill.errors import EventmillError, PluginError
 from eventmill.hookspecs import RouteScope
@@ -80,16 +80,16 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the gate admits HTTP only, not {scope['type']}")
-        origin = header(scope, b"origin").decode("latin-1")
-        if origin and self.access.allows_origin(origin):
+        headers: Headers = dict(scope["headers"])
+        if (origin := headers.get(b"origin", b"").decode("latin-1")) and self.access.allows_origin(origin):
             send = _with_headers(send, origin)
         try:
-            refusal = self._admit(scope)
+            refusal = self._admit(scope, headers)
         except EventmillError as error:
             refusal = await respond_to_error(Request(scope), error)
         await (refusal or self.app)(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> Response | None:
+    def _admit(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the response to a request that ends here. Raise Unauthenticated, Forbidden or RateLimited."""
         path, method = scope["path"], scope["method"]
         methods = self.routes.methods(path)
@@ -100,11 +100,11 @@ class Gate:
             return self._other_method(scope, methods)
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
             return respond(414, "uri_too_long", f"the query string is longer than {MAX_QUERY_BYTES} bytes")
-        principal = self.access.identify(scope)
+        principal = self.access.identify(scope, headers)
         if principal is None and path in self.keys_in_body:
             self.access.admit_body(scope)
         else:
-            if wanted != "open":
+            if wanted != "open" and self.access.limits.has_limits:
                 self.access.take_request(scope, principal)
             self.access.require(scope, principal, wanted)
         scope.setdefault("state", {})["principal"] = principal

@@ -65,7 +65,8 @@ class PostEvent:
             event = parse_event(body, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
             line = encode_line(event)
             hold.grow(len(line))
-            self.access.take_events(scope, principal, 1)
+            if self.access.limits.has_limits:
+                self.access.take_events(scope, principal, 1)
             await self.publisher.publish([line])
         if waits and await self.receipts.wait(event):
             await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))

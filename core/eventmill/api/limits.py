@@ -51,17 +51,17 @@ class Buckets:
 
 
 class Limits:
-    """The limits of all clients of this process. A client is a key, or without a key an address."""
+    """The limits of all clients of this process. A client is a key, or without a key an address.
+
+    Attributes:
+        has_limits: whether requests or events are limited.
+    """
 
     def __init__(self, requests_per_second: float | None = None, events_per_second: float | None = None) -> None:
         self._requests = _buckets(requests_per_second)
         self._events = _buckets(events_per_second)
+        self.has_limits = self._requests is not None or self._events is not None
         self._failures = Buckets(FAILURES_PER_SECOND, _FAILURES_BURST)
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether requests or events are limited."""
-        return self._requests is not None or self._events is not None
 
     def take_request(self, client: str) -> None:
         """Count a request. Raise RateLimited."""

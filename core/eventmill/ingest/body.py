@@ -72,7 +72,7 @@ class Reader:
 
 def _refuse_announced(scope: Scope) -> None:
     """Raise PayloadTooLarge for a body that is announced as too large, if the client asks before it sends it."""
-    length = header(scope, b"content-length")
+    length = dict(scope["headers"]).get(b"content-length", b"")
     announced = int(length) if length.isdigit() and len(length) < 16 else 0  # the parser refuses longer numbers
     if announced > _MAX_IGNORED_BYTES or (announced > MAX_BODY_BYTES and header(scope, b"expect")):
         raise PayloadTooLarge(_TOO_LARGE)

@@ -35,12 +35,13 @@ class _Transport:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
+        self.is_closing = inner.is_closing  # the usual call: the way through __getattr__ is slow
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def write(self, data: bytes) -> None:
-        if not self._inner.is_closing():
+        if not self.is_closing():
             self._inner.write(data)
 
 
@@ -161,7 +162,10 @@ class Connection(HttpToolsProtocol):
             return  # a trailer
         if len(self.headers) == HEAD_LINES:
             raise Refused(431, "request_header_fields_too_large", f"the head has more than {HEAD_LINES} lines")
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))  # as the base class does; a call of it for each line would cost much
 
     def on_headers_complete(self) -> None:
         self._in_body, self._head_bytes, self._head_since = True, 0, None
