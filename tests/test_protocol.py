@@ -188,7 +188,7 @@ def test_a_body_that_is_announced_as_too_large_is_not_invited(program: Program) 
     assert statuses(talk(program, head.replace(b"9000000", b"9000000000") + b"\r\n")) == [413]
 
 
-def test_every_response_has_the_security_headers(program: Program) -> None:
+def test_every_page_has_the_security_headers(program: Program) -> None:
     answer = talk(program, b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n").lower()
     for name in (b"x-content-type-options: nosniff", b"x-frame-options: sameorigin", b"referrer-policy: no-referrer"):
         assert name in answer

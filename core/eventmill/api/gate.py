@@ -17,6 +17,11 @@ from eventmill.ingest.body import header
 
 MAX_QUERY_BYTES = 4096
 _PREFLIGHT_SECONDS = 600
+_SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"referrer-policy", b"no-referrer"),
+]
 _HEADERS = "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Project"
 
 
@@ -81,8 +86,10 @@ class Gate:
         if scope["type"] != "http":
             raise RuntimeError(f"the gate admits HTTP only, not {scope['type']}")
         headers: Headers = dict(scope["headers"])
+        if scope["method"] != "POST":  # browsers show no response to a POST of another page
+            send = _with_headers(send, _SECURITY)
         if (origin := headers.get(b"origin", b"").decode("latin-1")) and self.access.allows_origin(origin):
-            send = _with_headers(send, origin)
+            send = _with_headers(send, _allow(origin))
         try:
             refusal = self._admit(scope, headers)
         except EventmillError as error:
@@ -126,13 +133,17 @@ class Gate:
         return Response(status_code=204, headers=headers)
 
 
-def _with_headers(send: Send, origin: str) -> Send:
-    """Return a `send` that lets pages of the origin read the response."""
-    added = [
+def _allow(origin: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that let pages of the origin read the response."""
+    return [
         (b"access-control-allow-origin", origin.encode("latin-1")),
         (b"access-control-expose-headers", b"Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"),
         (b"vary", b"Origin"),
     ]
+
+
+def _with_headers(send: Send, added: list[tuple[bytes, bytes]]) -> Send:
+    """Return a `send` that adds headers to the response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

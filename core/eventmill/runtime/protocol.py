@@ -6,6 +6,7 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -94,7 +95,11 @@ class Connection(HttpToolsProtocol):
         elif self.loop.time() - self._unread_since > UNREAD_SECONDS:
             self.transport.abort()
             return
-        if self._head_since is None or not self._is_idle or self.loop.time() - self._head_since < HEAD_SECONDS:
+        if not self._is_idle:
+            self._head_since = None  # the time for the next request starts after this response
+        elif self._head_since is None and self._head_bytes:
+            self._head_since = self.loop.time()
+        if self._head_since is None or self.loop.time() - self._head_since < HEAD_SECONDS:
             return
         if self._head_bytes:
             self._refuse(Refused(408, "request_timeout", f"the request did not arrive within {HEAD_SECONDS:.0f} s"))
@@ -103,7 +108,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        for start in range(0, len(data), _PIECE_BYTES):
+        for start in range(0, len(data), _PIECE_BYTES):  # nearly always once
             if self._refusal is not None or self.parser is None:
                 return
             self._parse(data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES])
@@ -153,10 +158,6 @@ class Connection(HttpToolsProtocol):
 
     # Callbacks of the parser
 
-    def on_message_begin(self) -> None:
-        self._in_body, self._head_since = False, self.loop.time()
-        super().on_message_begin()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             return  # a trailer
@@ -179,19 +180,23 @@ class Connection(HttpToolsProtocol):
             raise Refused(503, "overloaded", f"more than {MAX_PIPELINED} requests wait on this connection")
         super().on_headers_complete()
 
+    # The next two do what the base class does, without its questions about websockets.
+
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._in_body, self._head_bytes, self._head_since = False, 0, None
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        if self._head_since is not None:
-            self._head_since = self.loop.time()
-        super().on_response_complete()
+        if self.parser.should_upgrade() or self.cycle.response_complete:
+            return
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
 
 
 def _response(refusal: Refused) -> bytes:

@@ -28,11 +28,6 @@ from eventmill.shutdown import Shutdown
 KEEP_ALIVE_SECONDS = 75  # load balancers close idle connections after 60 s, and must do so first
 FINISH_SECONDS = 7  # a little more than the publisher's deadline
 _BACKLOG = 2048
-_HEADERS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "SAMEORIGIN"),
-    ("Referrer-Policy", "no-referrer"),
-]
 
 
 def bind(address: str) -> socket.socket:
@@ -136,7 +131,6 @@ def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uv
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
-        headers=_HEADERS,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
