@@ -13,7 +13,7 @@ from eventmill.errors import InvalidRequest, Unauthenticated
 from eventmill.event import MIN_TIME_MS, encode_line
 from eventmill.hookspecs import NO_KEY, Principal
 from eventmill.ingest.body import Reader, header
-from eventmill.ingest.bulk import MAX_REPORTED, Items, parse_bulk, split_bulk
+from eventmill.ingest.bulk import Items, parse_bulk, split_bulk
 from eventmill.ingest.publisher import Publisher
 from eventmill.ingest.validation import parse_event
 
@@ -103,12 +103,12 @@ class PostBulk:
                 hold.grow(sum(map(len, bulk.lines)))
                 self.access.take_events(scope, principal, len(bulk.lines))
                 await self.publisher.publish(bulk.lines)
-        reported = bulk.rejected[:MAX_REPORTED]
-        errors = [ItemError(item.index, code_of(item.kind), item.field, item.message) for item in reported]
-        response = BulkResponse(len(bulk.lines), len(bulk.rejected), bulk.event_ids, errors)
+        errors = [ItemError(item.index, code_of(item.kind), item.field, item.message) for item in bulk.rejected]
+        rejected = len(bulk.event_ids) - len(bulk.lines)
+        response = BulkResponse(len(bulk.lines), rejected, bulk.event_ids, errors)
         if not bulk.lines:
             response.error = "validation_error"
-            response.message = f"all {len(bulk.rejected)} events are rejected; the first: {errors[0].message}"
+            response.message = f"all {rejected} events are rejected; the first: {errors[0].message}"
         await _respond(send, 202 if bulk.lines else 400, _encode(response))
 
     async def _split(self, scope: Scope, body: bytes) -> tuple[Items, str]:

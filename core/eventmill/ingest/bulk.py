@@ -55,7 +55,7 @@ class Bulk:
     Attributes:
         lines: the lines of the valid events.
         event_ids: the id of each item, None if it is rejected.
-        rejected: the rejected items.
+        rejected: the first rejected items, as many as are reported.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -77,7 +77,8 @@ async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int) ->
         try:
             event = parse_event(item, project, now_ms, oldest_ms)
         except InvalidRequest as error:
-            bulk.rejected.append(Rejection(index, type(error), error.field, error.message))
+            if len(bulk.rejected) < MAX_REPORTED:
+                bulk.rejected.append(Rejection(index, type(error), error.field, error.message))
             bulk.event_ids.append(None)
         else:
             bulk.lines.append(encode_line(event))

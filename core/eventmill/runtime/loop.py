@@ -13,7 +13,7 @@ from eventmill.interfaces import Queue
 from eventmill.shutdown import Shutdown
 
 _MMAP_THRESHOLD = -3  # of malloc.h
-_LARGE_BYTES = 1024 * 1024
+_LARGE_BYTES = 4 * 1024 * 1024  # more than what compressing a frame takes
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
