@@ -65,16 +65,19 @@ class FolderQueue(Queue):
     async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
         large = {i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > _MAX_BODY_BYTES}
 
+        files = {uuid4().hex: body for i, body in enumerate(bodies) if i not in large}
+
         def add(entries: dict[str, Entry]) -> None:
-            if len(entries) + len(bodies) > self._max_messages:
+            if len(entries) + len(files) > self._max_messages:
+                for name in files:
+                    (self._path / name).unlink()
                 raise QueueUnavailable(f"the folder is full ({self._max_messages} messages)")
-            for body in (body for i, body in enumerate(bodies) if i not in large):
-                name = uuid4().hex
-                _write(self._path / name, body)
+            for name in files:
                 entries[name] = Entry(time.time_ns() // 1_000_000, time.monotonic())
 
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await asyncio.to_thread(self._write_bodies, files)  # without the lock: several publishers at once
                 await self._change(add)
         except TimeoutError:  # another process holds the lock; the thread may still succeed
             raise QueueUnavailable("the folder is locked") from None
@@ -127,6 +130,12 @@ class FolderQueue(Queue):
             raise QueueUnavailable(f"the folder is full ({self._max_messages} messages)")
         return []
 
+    def _write_bodies(self, files: dict[str, bytes]) -> None:
+        with self._failures_named():
+            self._path.mkdir(parents=True, exist_ok=True)
+            for name, body in files.items():
+                _write(self._path / name, body)
+
     def _lease(self, entries: dict[str, Entry], max_messages: int) -> list[Delivery]:
         """Lease the messages that have been visible longest, so that new and old ones take turns."""
         now = time.monotonic()
@@ -152,19 +161,23 @@ class FolderQueue(Queue):
         return await asyncio.to_thread(self._change_now, work)
 
     def _change_now(self, work: Callable[[dict[str, Entry]], T]) -> T:
+        with self._failures_named(), self._locked():
+            index = self._path / "index"
+            stored = index.read_bytes() if index.exists() else msgspec.json.encode(Index(_boot()))
+            present = msgspec.json.decode(stored, type=Index)
+            if present.boot != _boot():  # the clock has started again: all leases and delays have ended
+                present = Index(_boot(), {name: _freed(entry) for name, entry in present.entries.items()})
+            result = work(present.entries)
+            if (changed := msgspec.json.encode(present)) != stored:
+                _write(self._path / "index.new", changed)
+                (self._path / "index.new").replace(index)
+                _sync_folder(self._path)
+            return result
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
         try:
-            with self._locked():
-                index = self._path / "index"
-                stored = index.read_bytes() if index.exists() else msgspec.json.encode(Index(_boot()))
-                present = msgspec.json.decode(stored, type=Index)
-                if present.boot != _boot():  # the clock has started again: all leases and delays have ended
-                    present = Index(_boot(), {name: _freed(entry) for name, entry in present.entries.items()})
-                result = work(present.entries)
-                if (changed := msgspec.json.encode(present)) != stored:
-                    _write(self._path / "index.new", changed)
-                    (self._path / "index.new").replace(index)
-                    _sync_folder(self._path)
-                return result
+            yield
         except OSError as error:
             raise QueueUnavailable(f"cannot use the folder {self._path.name}: {error.strerror}") from error
 
