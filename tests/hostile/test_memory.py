@@ -1,17 +1,24 @@
-"""A refused request keeps nothing alive: no exception refers to a frame that refers to the exception."""
+"""A refused request and a closed connection keep nothing alive: the garbage collector finds no cycle of theirs."""
 
+import asyncio
 import gc
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
+import uvicorn
 
 from eventmill import Queue, QueueUnavailable
+from eventmill.runtime.connections import Connections
+from eventmill.runtime.protocol import Connection
 from hostile.inputs import events
-from support.mill import Mill, running_mill
+from hostile.measure import start_attack
+from support.mill import Mill, running_mill, wait_until
 from support.proxies import QueueProxy
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +57,20 @@ async def post(mill: Mill, path: str, body: bytes, **headers: str) -> int:
     return statuses[0]
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep what only the garbage collector can free, until `kept_frames` or `kept` looks at it."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 def kept_frames() -> list[str]:
     """The functions of eventmill whose frames only the garbage collector can free."""
     gc.collect()
@@ -65,10 +86,7 @@ def fails(queue: Queue) -> Queue:
 async def test_a_refused_request_keeps_nothing_alive(wrap_queue: Callable[[Queue], Queue]) -> None:
     async with running_mill(wrap_queue=wrap_queue, timeout_seconds=0.3) as mill:
         await post(mill, "/events", HONEST)
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with uncollected():
             for body in [*list(events())[::7], HONEST]:
                 await post(mill, "/events", body)
                 await post(mill, "/events/bulk", b"[%b]" % body)
@@ -76,7 +94,36 @@ async def test_a_refused_request_keeps_nothing_alive(wrap_queue: Callable[[Queue
             await post(mill, "/events/bulk", b"no gzip", content_encoding="gzip")
             await post(mill, "/events/bulk", b"no gzip", content_encoding="br")
             assert kept_frames() == []
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+
+
+@asynccontextmanager
+async def serving(mill: Mill) -> AsyncIterator[uvicorn.Server]:
+    """A server of the API in this process."""
+    protocol = partial(Connection, connections=Connections(1000))
+    config = uvicorn.Config(
+        mill.app,
+        host="127.0.0.1",
+        port=0,
+        http=protocol,  # type: ignore[arg-type]  # uvicorn calls it
+        log_config=None,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    await asyncio.to_thread(wait_until, lambda: server.started)
+    yield server
+    server.should_exit = True
+    await running
+
+
+@pytest.mark.parametrize("attack", ["pipelining", "header_lines", "trailers", "wrong_keys", "unread_responses"])
+async def test_a_closed_connection_keeps_nothing_alive(attack: str) -> None:
+    async with running_mill() as mill, serving(mill) as server:
+        state, port = server.server_state, server.servers[0].sockets[0].getsockname()[1]
+        with uncollected():
+            with start_attack(attack, port, "", seconds=1, connections=5) as attacker:
+                await asyncio.to_thread(wait_until, lambda: bool(state.connections))
+                assert await asyncio.to_thread(attacker.wait, 30) == 0
+            await asyncio.to_thread(wait_until, lambda: not state.connections and not state.tasks)
+            gc.collect()
+            assert [item for item in gc.garbage if isinstance(item, Connection)] == []

@@ -139,11 +139,14 @@ class Access:
 
     def _check_sender(self, scope: Scope, headers: Headers) -> None:
         """Raise Forbidden for a request that a browser sends for a page of another site, or to a foreign name."""
+        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        is_safe = (origin is None and site is None) or scope["method"] in _SAFE_METHODS
+        if is_safe and not self.hosts:
+            return
         host = headers.get(b"host", b"").lower().decode("latin-1")
         if self.hosts and _host_of(f"//{host}") not in self.hosts:
             raise Forbidden("requests must name this machine in the Host header, such as localhost")
-        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-        if (origin is None and site is None) or scope["method"] in _SAFE_METHODS:
+        if is_safe:
             return
         page = (origin or b"").lower().decode("latin-1")
         is_foreign = page.partition("://")[2] != host if page else site not in (None, b"same-origin", b"none")
@@ -161,10 +164,9 @@ class Access:
 
 def _secret_of(headers: Headers) -> str:
     """Return the key in the headers, or an empty text."""
-    if secret := headers.get(b"x-api-key", b"").strip():
+    if b"x-api-key" in headers and (secret := headers[b"x-api-key"].strip()):
         return secret.decode("latin-1")
-    authorization = headers.get(b"authorization")
-    if authorization is None:
+    if (authorization := headers.get(b"authorization")) is None:
         return ""
     kind, _, value = authorization.strip().partition(b" ")
     if kind.lower() == b"bearer":

@@ -25,14 +25,14 @@ class App(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._fast: dict[tuple[str, str], ASGIApp] = {}
+        self._fast: dict[str, ASGIApp] = {}
         self.scopes: dict[str, RouteScope] = {"/openapi.json": "open"}
 
     def add_fast(self, path: str, endpoint: ASGIApp) -> None:
         """Answer POST at this path for keys that may write. Below a prefix, FastAPI routes the request."""
         self.router.routes.append(Route(path, endpoint, methods=["POST"]))
         self.scopes[path] = "write"
-        self._fast["POST", path] = endpoint
+        self._fast[path] = endpoint
 
     def add_mounted(self, path: str, endpoint: ASGIApp, scope: RouteScope) -> None:
         """Let an application answer all requests below this path."""
@@ -40,7 +40,7 @@ class App(FastAPI):
         self.scopes[path] = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._fast.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        endpoint = self._fast.get(scope["path"]) if scope.get("method") == "POST" else None
         if endpoint is None or self.user_middleware:  # every request must pass the middleware
             await super().__call__(scope, receive, send)
             return

@@ -88,7 +88,8 @@ class Gate:
         headers: Headers = dict(scope["headers"])
         if scope["method"] != "POST":  # browsers show no response to a POST of another page
             send = _with_headers(send, _SECURITY)
-        if (origin := headers.get(b"origin", b"").decode("latin-1")) and self.access.allows_origin(origin):
+        origin = headers.get(b"origin")
+        if origin and self.access.allows_origin(origin.decode("latin-1")):
             send = _with_headers(send, _allow(origin))
         try:
             refusal = self._admit(scope, headers)
@@ -133,10 +134,10 @@ class Gate:
         return Response(status_code=204, headers=headers)
 
 
-def _allow(origin: str) -> list[tuple[bytes, bytes]]:
+def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
     """Return the headers that let pages of the origin read the response."""
     return [
-        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", b"Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"),
         (b"vary", b"Origin"),
     ]

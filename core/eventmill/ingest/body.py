@@ -53,11 +53,13 @@ class Reader:
 
         Raise PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientDisconnected.
         """
-        encoding = header(scope, b"content-encoding")
+        headers = dict(scope["headers"])
+        if len(headers.get(b"content-length", b"")) >= len(str(MAX_BODY_BYTES)):
+            _refuse_announced(scope)
+        encoding = header(scope, b"content-encoding") if b"content-encoding" in headers else b""
         if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
             name = encoding.decode(errors="replace")
             raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
-        _refuse_announced(scope)
         try:
             with self._shutdown.limit(WINDOW_SECONDS, last_seconds=SHUTDOWN_SECONDS) as limit:
                 body = await _read(receive, hold, limit)
@@ -72,7 +74,7 @@ class Reader:
 
 def _refuse_announced(scope: Scope) -> None:
     """Raise PayloadTooLarge for a body that is announced as too large, if the client asks before it sends it."""
-    length = dict(scope["headers"]).get(b"content-length", b"")
+    length = header(scope, b"content-length")
     announced = int(length) if length.isdigit() and len(length) < 16 else 0  # the parser refuses longer numbers
     if announced > _MAX_IGNORED_BYTES or (announced > MAX_BODY_BYTES and header(scope, b"expect")):
         raise PayloadTooLarge(_TOO_LARGE)

@@ -16,12 +16,8 @@ class Budget:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.large_limit_bytes = limit_bytes * 3 // 4
         self.used_bytes = 0
-
-    def has_space(self, by_bytes: int, of_bytes: int) -> bool:
-        """Return whether a request of so many bytes in all may take more."""
-        limit_bytes = self.limit_bytes if of_bytes <= SMALL_BYTES else self.limit_bytes * 3 // 4
-        return self.used_bytes + by_bytes <= limit_bytes
 
     def hold(self) -> "Hold":
         """Return a share, which a `with` block releases at its end. Raise Overloaded if the budget is used up."""
@@ -39,15 +35,17 @@ class Hold:
 
     def grow(self, by_bytes: int) -> None:
         """Take more bytes. If the budget is used up, raise Overloaded and leave the share unchanged."""
-        budget = self._budget
-        if by_bytes > 0 and not budget.has_space(by_bytes, self._bytes + by_bytes):
+        budget, of_bytes = self._budget, self._bytes + by_bytes
+        used_bytes = budget.used_bytes + by_bytes
+        limit_bytes = budget.limit_bytes if of_bytes <= SMALL_BYTES else budget.large_limit_bytes
+        if used_bytes > limit_bytes:
             raise Overloaded(_USED_UP)
-        budget.used_bytes += by_bytes
-        self._bytes += by_bytes
+        budget.used_bytes, self._bytes = used_bytes, of_bytes
 
     def shrink(self, by_bytes: int) -> None:
         """Return part of the share to the budget."""
-        self.grow(-by_bytes)
+        self._budget.used_bytes -= by_bytes
+        self._bytes -= by_bytes
 
     def __enter__(self) -> "Hold":
         return self

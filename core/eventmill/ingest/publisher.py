@@ -181,7 +181,11 @@ class Publisher:
             bodies.append(body)
             await asyncio.sleep(0)
         failed = await self._publish(bodies, waiters[-1].deadline)
-        lost = [index in failed for index, count in enumerate(counts) for _ in range(count)] if failed else []
+        if not failed:
+            for waiter in waiters:
+                self._settle(waiter, None)
+            return
+        lost = [index in failed for index, count in enumerate(counts) for _ in range(count)]
         start = 0
         for waiter in waiters:
             unconfirmed = any(lost[start : start + waiter.count])

@@ -59,8 +59,8 @@ def parse_event(raw: bytes | Raw, project: str, now_ms: int, oldest_ms: int = MI
 
     Raise InvalidEvent, or PayloadTooLarge for more than 32 KiB, with a message that names the field.
     """
-    if memoryview(raw).nbytes > MAX_EVENT_BYTES:
-        raise PayloadTooLarge(f"the event has {memoryview(raw).nbytes} bytes; the limit is {MAX_EVENT_BYTES}")
+    if len(raw) > MAX_EVENT_BYTES:
+        raise PayloadTooLarge(f"the event has {len(raw)} bytes; the limit is {MAX_EVENT_BYTES}")
     try:
         sent = _decode_event(raw)
         metadata = bytes(sent.metadata)

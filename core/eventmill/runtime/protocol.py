@@ -2,12 +2,12 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from eventmill.runtime.connections import Connections
@@ -22,28 +22,20 @@ _PIECE_BYTES = 16 * 1024  # a limit is noticed after at most this many more byte
 _FOREIGN = re.compile(rb"^[A-Z_-]+ \S+ (RTSP|ICE)/", re.MULTILINE)  # the parser takes these for HTTP
 
 
+class Refusal(NamedTuple):
+    """The response to a request that the application does not see."""
+
+    status: int
+    code: str
+    message: str
+
+
 class Refused(Exception):
-    """A request that the application does not see."""
+    """Carries a refusal out of the parser. No frame keeps it, since its traceback keeps all frames alive."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-class _Transport:
-    """Passes everything on, but writes nothing to a closed connection, for which uvloop raises RuntimeError."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.is_closing = inner.is_closing  # the usual call: the way through __getattr__ is slow
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self._inner.write(data)
+        self.refusal = Refusal(status, code, message)
 
 
 class Connection(HttpToolsProtocol):
@@ -60,10 +52,14 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
-        self._refusal: Refused | None = None
+        self._is_refused = False
         self._in_body = False
         self._head_bytes = 0  # received since the last progress: the end of a head, or a part of a body
         self._head_since: float | None = None
+        self._earlier: list[RequestResponseCycle] = []  # requests that may still run, without the last one
+        self._data = b""  # what the parser has now
+        self._line = b""  # the first part of a request line that has not arrived completely
+        self._idle_since = 0.0  # when the last response was complete
         self._unread_bytes = 0  # of responses, which the client has not taken yet
         self._unread_since = 0.0
 
@@ -77,15 +73,22 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(_Transport(transport))  # type: ignore[arg-type]  # it behaves like one
+        super().connection_made(transport)
+        self.headers = []
         self._head_since = self.loop.time()
         if not self._connections.add(self):
-            self._refuse(Refused(503, "overloaded", "too many connections: try again"))
+            self._refuse(Refusal(503, "overloaded", "too many connections: try again"))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
+        for cycle in self._earlier:  # the base class tells the last one only; the others would write to the transport
+            cycle.disconnected = True
         super().connection_lost(exc)
+        if self.pipeline:  # these requests never run; each refers to this connection, which refers to the last one
+            self.pipeline.clear()
+            self._earlier.clear()
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
 
     def close_if_late(self) -> None:
         """Close the connection if the client does not read its response, or if the head of a request is late."""
@@ -99,39 +102,53 @@ class Connection(HttpToolsProtocol):
             self._head_since = None  # the time for the next request starts after this response
         elif self._head_since is None and self._head_bytes:
             self._head_since = self.loop.time()
-        if self._head_since is None or self.loop.time() - self._head_since < HEAD_SECONDS:
+        if self._head_since is None:
+            if self._is_idle and self.loop.time() - self._idle_since > self.timeout_keep_alive:
+                self.transport.close()
+            return
+        if self.loop.time() - self._head_since < HEAD_SECONDS:
             return
         if self._head_bytes:
-            self._refuse(Refused(408, "request_timeout", f"the request did not arrive within {HEAD_SECONDS:.0f} s"))
+            self._refuse(Refusal(408, "request_timeout", f"the request did not arrive within {HEAD_SECONDS:.0f} s"))
         else:
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        for start in range(0, len(data), _PIECE_BYTES):  # nearly always once
-            if self._refusal is not None or self.parser is None:
-                return
-            self._parse(data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES])
+        if len(data) <= _PIECE_BYTES:
+            self._parse(data)
+        else:
+            for start in range(0, len(data), _PIECE_BYTES):
+                self._parse(data[start : start + _PIECE_BYTES])
         if self._head_since is None and self._is_idle:  # line feeds, or the rest of a body that is not read
             self._head_since = self.loop.time()
 
     def _parse(self, data: bytes) -> None:
+        if self._is_refused or self.parser is None:
+            return
         self._head_bytes += len(data)
         try:
-            if not self._in_body and (b" RTSP/" in data or b" ICE/" in data) and _FOREIGN.search(data):
-                raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
+            if not self._in_body:
+                self._check_protocol(data)
+            self._data = data
             self.parser.feed_data(data)
-            if self._head_bytes > HEAD_BYTES:
-                raise Refused(431, "request_header_fields_too_large", f"the head is larger than {HEAD_BYTES} bytes")
+            self._data = b""
+            if self._head_bytes > HEAD_BYTES or len(self.headers) > HEAD_LINES:
+                raise _large_head(len(self.headers))
         except httptools.HttpParserUpgrade as upgrade:
             self._parse_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-            if not isinstance(cause, Refused):
-                cause = Refused(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
-            self._refuse(cause)
-        except Refused as refusal:
-            self._refuse(refusal)
+            self._refuse(_refusal_of(error))
+        except Refused as error:
+            self._refuse(error.refusal)
+
+    def _check_protocol(self, data: bytes) -> None:
+        """Refuse other protocols, which the parser takes for HTTP. `_note_earlier` checks pipelined requests."""
+        if self._line:
+            data = self._line + data
+        end = data.find(b"\n")
+        self._line = data if end < 0 else b""
+        if not data.startswith(b" HTTP/1.", end - 10):  # the usual line ends there: " HTTP/1.1\r\n"
+            _refuse_foreign(data)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Parse a request that asks for another protocol once more without that header, since its body follows."""
@@ -140,9 +157,9 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._parse(b"".join((*head, b"\r\n", rest)))
 
-    def _refuse(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Respond with the error, after the requests before it, and close the connection."""
-        self._refusal = refusal
+        self._is_refused = True
         cycle = self.cycle
         if not self._is_idle and not cycle.more_body:
             cycle.keep_alive = False  # its response closes the connection
@@ -158,29 +175,32 @@ class Connection(HttpToolsProtocol):
 
     # Callbacks of the parser
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            return  # a trailer
-        if len(self.headers) == HEAD_LINES:
-            raise Refused(431, "request_header_fields_too_large", f"the head has more than {HEAD_LINES} lines")
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))  # as the base class does; a call of it for each line would cost much
-
     def on_headers_complete(self) -> None:
+        if len(self.headers) > HEAD_LINES:
+            raise _large_head(len(self.headers))
         self._in_body, self._head_bytes, self._head_since = True, 0, None
         if (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
             raise Refused(505, "http_version_not_supported", f"HTTP/{version} is not supported: use HTTP/1.1")
-        if self.parser.get_method() == b"CONNECT":
-            raise Refused(405, "method_not_allowed", "Method Not Allowed: CONNECT")
         if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise Refused(405, "method_not_allowed", "Method Not Allowed: CONNECT")
             return  # data_received parses it again
+        if self.cycle is not None:
+            self._note_earlier(self.cycle)
+        super().on_headers_complete()
+        self.headers = []  # the application has its own list, which trailers must not change
+
+    def _note_earlier(self, cycle: RequestResponseCycle) -> None:
+        """Remember the request before this one while it runs."""
+        if cycle.response_complete:
+            self._earlier.clear()
+            return
         if len(self.pipeline) == MAX_PIPELINED:
             raise Refused(503, "overloaded", f"more than {MAX_PIPELINED} requests wait on this connection")
-        super().on_headers_complete()
+        _refuse_foreign(self._data)
+        self._earlier = [earlier for earlier in (*self._earlier, cycle) if not earlier.response_complete]
 
-    # The next two do what the base class does, without its questions about websockets.
+    # The next three do what the base class does, without its questions about websockets and its timer per response.
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -198,9 +218,36 @@ class Connection(HttpToolsProtocol):
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
 
-def _response(refusal: Refused) -> bytes:
-    body = json.dumps({"error": refusal.code, "message": str(refusal)}).encode()
+
+def _refuse_foreign(data: bytes) -> None:
+    if _FOREIGN.search(data):
+        raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
+
+
+def _large_head(lines: int) -> Refused:
+    limit = f"has more than {HEAD_LINES} lines" if lines > HEAD_LINES else f"is larger than {HEAD_BYTES} bytes"
+    return Refused(431, "request_header_fields_too_large", f"the head {limit}")
+
+
+def _refusal_of(error: httptools.HttpParserError) -> Refusal:
+    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+    if isinstance(cause, Refused):
+        return cause.refusal
+    return Refusal(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
+
+
+def _response(refusal: Refusal) -> bytes:
+    body = json.dumps({"error": refusal.code, "message": refusal.message}).encode()
     return STATUS_LINE[
         refusal.status
     ] + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
