@@ -1,5 +1,6 @@
 """The commands and their options. Each command imports its code only when it runs."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,8 @@ import typer
 
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.text import escape
+
+_START_OBJECTS = 100_000  # imports create many objects and hardly any garbage; Python would collect 100 times
 
 app = typer.Typer(
     name="eventmill",
@@ -292,6 +295,7 @@ def plugins(json: Json = False) -> None:
 
 def main() -> None:
     """Run a command. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 interrupted."""
+    gc.set_threshold(_START_OBJECTS)
     try:
         app()
     except ConfigurationError as error:

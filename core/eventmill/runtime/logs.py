@@ -4,9 +4,6 @@ import logging
 import sys
 from types import TracebackType
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 from eventmill.text import escape
 
 _Error = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -28,6 +25,9 @@ def start_log(level: str) -> None:
     """Log to stderr from this level on."""
     handler: logging.Handler = logging.StreamHandler()
     if sys.stderr.isatty():
+        from rich.console import Console  # only here, since a server without a terminal starts faster without it
+        from rich.logging import RichHandler
+
         handler = RichHandler(console=Console(stderr=True), show_path=False)
         handler.setFormatter(_Formatter("%(message)s"))
     else:
