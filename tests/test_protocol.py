@@ -1,5 +1,6 @@
 """HTTP on the wire: limits of heads and pipelines, upgrades, foreign protocols, and errors that name their cause."""
 
+import asyncio
 import json
 import re
 import socket
@@ -8,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.mill import Program, running
+from support.mill import Program, running, running_mill
+from support.server import serving
 
 EVENT = b'{"event_name":"page_view","channel":"web","user_id":"ada","timestamp":1766717657}'
 HOST = b"Host: localhost\r\n"
@@ -96,6 +98,14 @@ def test_a_foreign_protocol_is_refused_with_its_cause(program: Program, line: by
     assert (code, bool(error), len(message) > 10) == (status, True, True)
 
 
+def test_a_foreign_protocol_is_refused_in_parts_and_behind_another_request(program: Program) -> None:
+    get = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+    foreign = b"GET /health RTSP/1.0\r\n" + HOST + b"\r\n"
+    assert statuses(talk(program, foreign[:15], foreign[15:])) == [505]
+    assert statuses(talk(program, get + foreign)) == [200]
+    assert statuses(talk(program, get[:15], get[15:])) == [200]
+
+
 def test_http_1_0_is_understood(program: Program) -> None:
     assert statuses(talk(program, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
 
@@ -164,6 +174,21 @@ def test_a_request_that_does_not_arrive_is_closed_after_ten_seconds(program: Pro
             answers.append(client.recv(65536))
     assert [answer[:12] for answer in answers] == [b"HTTP/1.1 408", b"", b"HTTP/1.1 408"]
     assert 9 < time.monotonic() - started < 20
+
+
+@pytest.mark.anyio
+async def test_a_connection_without_requests_is_closed_after_the_keep_alive_time() -> None:
+    get = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with running_mill() as mill, serving(mill.app, keep_alive_seconds=2) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(get)
+            assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n")
+            answered = time.monotonic()
+        async with asyncio.timeout(10):
+            await reader.read()
+        assert time.monotonic() - answered > 2
+        writer.close()
 
 
 def test_one_address_may_have_half_of_the_connections_and_the_log_says_so(program: Program) -> None:

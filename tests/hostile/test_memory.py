@@ -4,22 +4,20 @@ import asyncio
 import gc
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import pytest
-import uvicorn
 
 from eventmill import Queue, QueueUnavailable
-from eventmill.runtime.connections import Connections
 from eventmill.runtime.protocol import Connection
 from hostile.inputs import events
 from hostile.measure import start_attack
 from support.mill import Mill, running_mill, wait_until
 from support.proxies import QueueProxy
+from support.server import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -96,30 +94,9 @@ async def test_a_refused_request_keeps_nothing_alive(wrap_queue: Callable[[Queue
             assert kept_frames() == []
 
 
-@asynccontextmanager
-async def serving(mill: Mill) -> AsyncIterator[uvicorn.Server]:
-    """A server of the API in this process."""
-    protocol = partial(Connection, connections=Connections(1000))
-    config = uvicorn.Config(
-        mill.app,
-        host="127.0.0.1",
-        port=0,
-        http=protocol,  # type: ignore[arg-type]  # uvicorn calls it
-        log_config=None,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    await asyncio.to_thread(wait_until, lambda: server.started)
-    yield server
-    server.should_exit = True
-    await running
-
-
 @pytest.mark.parametrize("attack", ["pipelining", "header_lines", "trailers", "wrong_keys", "unread_responses"])
 async def test_a_closed_connection_keeps_nothing_alive(attack: str) -> None:
-    async with running_mill() as mill, serving(mill) as server:
-        state, port = server.server_state, server.servers[0].sockets[0].getsockname()[1]
+    async with running_mill() as mill, serving(mill.app) as (port, state):
         with uncollected():
             with start_attack(attack, port, "", seconds=1, connections=5) as attacker:
                 await asyncio.to_thread(wait_until, lambda: bool(state.connections))
