@@ -12,9 +12,10 @@ from typing import Any
 from eventmill.interfaces import Queue
 from eventmill.shutdown import Shutdown
 
-_MMAP_THRESHOLD = -3  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _GARBAGE_OBJECTS = 10_000  # Python's default is 700
 _LARGE_BYTES = 1024 * 1024  # the step in which bodies are decompressed; what a frame takes is smaller
+_FREE_BYTES = 512 * 1024
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -33,10 +34,13 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 def _return_large_blocks() -> None:
     """Return the memory of large bodies to the system as soon as they are freed.
 
-    glibc stops doing so for sizes that it has seen once, and keeps up to 32 MiB per block in each thread.
+    glibc stops doing so for sizes that it has seen once, and keeps up to 32 MiB per block in each thread. The same
+    happens to the free memory that it keeps at the end of each thread's heap.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, _FREE_BYTES)
 
 
 def shutdown_on_signal() -> Shutdown:
