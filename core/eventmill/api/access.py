@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -72,8 +72,9 @@ class Access:
             origin = header(scope, b"origin").decode("latin-1")
             if origin and not _is_allowed(origin, key.origins):
                 raise Forbidden("the key may not be used by pages of this origin")
-        project = self._project_of(scope) if key.project == ANY_PROJECT else key.project
-        return Principal(project, key.scope, key.id, key.project == ANY_PROJECT)
+        if key.project == ANY_PROJECT:
+            return Principal(self._project_of(scope), key.scope, key.id, is_for_all=True)
+        return _principal(key.project, key.scope, key.id)
 
     def admit_body(self, scope: Scope) -> None:
         """Admit a request whose body may contain its key. It counts as failed until the key is known.
@@ -160,6 +161,10 @@ class Access:
         if not re.fullmatch(PROJECT_PATTERN, names[0]):
             raise InvalidRequest(f"X-Project must be the name of a project, with the pattern {PROJECT_PATTERN}")
         return str(names[0])
+
+
+# Building the same dataclass for every request would be a third of what a key costs.
+_principal = lru_cache(maxsize=1024)(Principal)
 
 
 def _secret_of(headers: Headers) -> str:
