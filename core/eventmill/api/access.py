@@ -173,10 +173,11 @@ def _secret_of(headers: Headers) -> str:
         return secret.decode("latin-1")
     if (authorization := headers.get(b"authorization")) is None:
         return ""
-    kind, _, value = authorization.strip().partition(b" ")
-    if kind.lower() == b"bearer":
+    kind, _, value = authorization.partition(b" ")
+    kind = kind.lower()
+    if kind == b"bearer":
         return value.strip().decode("latin-1")
-    if kind.lower() == b"basic":
+    if kind == b"basic":
         try:
             return base64.b64decode(value.strip(), validate=True).partition(b":")[0].decode("latin-1")
         except (binascii.Error, ValueError):

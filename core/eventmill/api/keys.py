@@ -146,6 +146,7 @@ class Keyring:
         self._path = path
         self._version = _version(path)
         self._keys = self._read()
+        self._used: dict[str, Key] = {}  # by their secrets, which need not be hashed again
         self._had_keys = bool(self._keys)
         self.origins: frozenset[str] = frozenset()
         self._find_origins()
@@ -156,7 +157,9 @@ class Keyring:
 
     def find(self, secret: str) -> Key | None:
         """Return the key with this secret, unless it is unknown or expired."""
-        key = self._keys.get(digest(secret))
+        key = self._used.get(secret)
+        if key is None and (key := self._keys.get(digest(secret))) is not None:
+            self._used[secret] = key
         return None if key is None or key.is_expired else key
 
     async def watch(self, shutdown: Shutdown) -> None:
@@ -168,6 +171,7 @@ class Keyring:
                 continue
             try:
                 self._keys = await asyncio.to_thread(self._read)
+                self._used = {}
                 self._had_keys = self._had_keys or bool(self._keys)
                 self._find_origins()
                 log.info("read %d keys from %s", len(self._keys), self._path)
