@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
             data = self._line + data
         end = data.find(b"\n")
         self._line = data if end < 0 else b""
-        if not data.startswith(b" HTTP/1.", end - 10):  # the usual line ends there: " HTTP/1.1\r\n"
+        if end >= 0 and not data.startswith(b" HTTP/1.", end - 10):  # the usual line ends there: " HTTP/1.1\r\n"
             _refuse_foreign(data)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
