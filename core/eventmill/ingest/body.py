@@ -29,6 +29,7 @@ WINDOW_BYTES = 512 * 1024
 WINDOW_SECONDS = 20.0
 SHUTDOWN_SECONDS = 0.5
 _MAX_IGNORED_BYTES = 8 * MAX_BODY_BYTES
+_LARGE_DIGITS = len(str(MAX_BODY_BYTES))  # of a Content-Length; one with fewer digits needs no look
 _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes: split it"
 _STEP_BYTES = 1024 * 1024
 _MAX_MEMBERS = 1000  # gzip members or zstd frames in one body
@@ -54,7 +55,7 @@ class Reader:
         Raise PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientDisconnected.
         """
         headers = dict(scope["headers"])
-        if len(headers.get(b"content-length", b"")) >= len(str(MAX_BODY_BYTES)):
+        if len(headers.get(b"content-length", b"")) >= _LARGE_DIGITS:
             _refuse_announced(scope)
         encoding = header(scope, b"content-encoding") if b"content-encoding" in headers else b""
         if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):

@@ -38,7 +38,7 @@ class Hold:
         budget, of_bytes = self._budget, self._bytes + by_bytes
         used_bytes = budget.used_bytes + by_bytes
         limit_bytes = budget.limit_bytes if of_bytes <= SMALL_BYTES else budget.large_limit_bytes
-        if used_bytes > limit_bytes:
+        if by_bytes and used_bytes > limit_bytes:  # the last part of a body may be empty
             raise Overloaded(_USED_UP)
         budget.used_bytes, self._bytes = used_bytes, of_bytes
 
