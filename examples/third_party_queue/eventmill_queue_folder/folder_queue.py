@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -64,23 +64,12 @@ class FolderQueue(Queue):
 
     async def publish(self, bodies: Sequence[bytes], deadline: float) -> None:
         large = {i: Refused(f"{len(body)} bytes") for i, body in enumerate(bodies) if len(body) > _MAX_BODY_BYTES}
-
         files = {uuid4().hex: body for i, body in enumerate(bodies) if i not in large}
-
-        def add(entries: dict[str, Entry]) -> None:
-            if len(entries) + len(files) > self._max_messages:
-                for name in files:
-                    (self._path / name).unlink()
-                raise QueueUnavailable(f"the folder is full ({self._max_messages} messages)")
-            for name in files:
-                entries[name] = Entry(time.time_ns() // 1_000_000, time.monotonic())
-
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await asyncio.to_thread(self._write_bodies, files)  # without the lock: several publishers at once
-                await self._change(add)
-        except TimeoutError:  # another process holds the lock; the thread may still succeed
-            raise QueueUnavailable("the folder is locked") from None
+                await asyncio.to_thread(self._add, files)
+        except TimeoutError:  # the thread goes on, and may still succeed
+            raise QueueUnavailable("the disk is slow, or another process holds the lock of the folder") from None
         if large:
             raise PartialFailure(large)
 
@@ -130,11 +119,29 @@ class FolderQueue(Queue):
             raise QueueUnavailable(f"the folder is full ({self._max_messages} messages)")
         return []
 
-    def _write_bodies(self, files: dict[str, bytes]) -> None:
-        with self._failures_named():
-            self._path.mkdir(parents=True, exist_ok=True)
-            for name, body in files.items():
-                _write(self._path / name, body)
+    def _add(self, files: dict[str, bytes]) -> None:
+        """Write the bodies without the lock, so that several publishers do it at once; then add them to the index."""
+
+        def add(entries: dict[str, Entry]) -> None:
+            if len(entries) + len(files) > self._max_messages:
+                self._delete(files)
+                raise QueueUnavailable(f"the folder is full ({self._max_messages} messages)")
+            for name in files:
+                entries[name] = Entry(time.time_ns() // 1_000_000, time.monotonic())
+
+        try:
+            with self._failures_named():
+                self._path.mkdir(parents=True, exist_ok=True)
+                for name, body in files.items():
+                    _write(self._path / name, body)
+        except QueueUnavailable:
+            self._delete(files)
+            raise
+        self._change_now(add)
+
+    def _delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self._path / name).unlink(missing_ok=True)
 
     def _lease(self, entries: dict[str, Entry], max_messages: int) -> list[Delivery]:
         """Lease the messages that have been visible longest, so that new and old ones take turns."""
