@@ -57,7 +57,7 @@ async def post(mill: Mill, path: str, body: bytes, **headers: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep what only the garbage collector can free, until `kept_frames` or `kept` looks at it."""
+    """Keep what only the garbage collector can free, so that a test can look at it in `gc.garbage`."""
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)

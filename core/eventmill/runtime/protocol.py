@@ -1,16 +1,16 @@
 """The HTTP protocol of the server: uvicorn's, with limits, and with errors that name their cause."""
 
-import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from eventmill.runtime.connections import Connections
+from eventmill.runtime.refusals import Refusal, Refused, encode_refusal, refusal_of
 
 HEAD_BYTES = 64 * 1024
 HEAD_LINES = 256
@@ -20,22 +20,6 @@ UNREAD_SECONDS = 20.0  # a client must read some of its response in this time
 _LINGER_SECONDS = 1.0  # a client that is still sending would lose the response if the connection closed at once
 _PIECE_BYTES = 16 * 1024  # a limit is noticed after at most this many more bytes
 _FOREIGN = re.compile(rb"^[A-Z_-]+ \S+ (RTSP|ICE)/", re.MULTILINE)  # the parser takes these for HTTP
-
-
-class Refusal(NamedTuple):
-    """The response to a request that the application does not see."""
-
-    status: int
-    code: str
-    message: str
-
-
-class Refused(Exception):
-    """Carries a refusal out of the parser. No frame keeps it, since its traceback keeps all frames alive."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.refusal = Refusal(status, code, message)
 
 
 class Connection(HttpToolsProtocol):
@@ -137,7 +121,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._parse_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(_refusal_of(error))
+            self._refuse(refusal_of(error))
         except Refused as error:
             self._refuse(error.refusal)
 
@@ -170,7 +154,7 @@ class Connection(HttpToolsProtocol):
             if cycle.response_started or self.pipeline:
                 self.transport.close()
                 return
-        self.transport.write(_response(refusal))
+        self.transport.write(encode_refusal(refusal))
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     # Callbacks of the parser
@@ -237,17 +221,3 @@ def _refuse_foreign(data: bytes) -> None:
 def _large_head(lines: int) -> Refused:
     limit = f"has more than {HEAD_LINES} lines" if lines > HEAD_LINES else f"is larger than {HEAD_BYTES} bytes"
     return Refused(431, "request_header_fields_too_large", f"the head {limit}")
-
-
-def _refusal_of(error: httptools.HttpParserError) -> Refusal:
-    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-    if isinstance(cause, Refused):
-        return cause.refusal
-    return Refusal(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
-
-
-def _response(refusal: Refusal) -> bytes:
-    body = json.dumps({"error": refusal.code, "message": refusal.message}).encode()
-    return STATUS_LINE[
-        refusal.status
-    ] + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)

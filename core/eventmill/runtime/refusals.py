@@ -1,0 +1,39 @@
+"""Responses to requests that are refused before the application sees them."""
+
+import json
+from typing import NamedTuple
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+
+class Refusal(NamedTuple):
+    """The response to a request that the application does not see."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Refused(Exception):
+    """Carries a refusal out of the parser. No frame may keep it, because its traceback would keep all frames alive."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(status, code, message)
+
+
+def refusal_of(error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal that a callback raised, or one that names the error of the parser."""
+    cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+    if isinstance(cause, Refused):
+        return cause.refusal
+    return Refusal(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
+
+
+def encode_refusal(refusal: Refusal) -> bytes:
+    """Return the response, which announces that the connection closes."""
+    body = json.dumps({"error": refusal.code, "message": refusal.message}).encode()
+    return STATUS_LINE[
+        refusal.status
+    ] + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
