@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gzip
 import os
+import re
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
@@ -137,8 +138,8 @@ async def _ask(reader: StreamReader, writer: StreamWriter, request: bytes) -> No
     while True:
         writer.write(request)
         await writer.drain()
-        if not await reader.read(65536):
-            return
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head)[0]))
 
 
 ATTACKS: dict[str, Callable[[StreamReader, StreamWriter], Awaitable[None]]] = {
@@ -172,7 +173,7 @@ async def attack(name: str, port: int, seconds: float, connections: int) -> None
 
     async def keep() -> None:
         while True:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 try:
                     await ATTACKS[name](reader, writer)

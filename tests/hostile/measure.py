@@ -4,6 +4,7 @@ python -m hostile.measure [SECONDS [CONNECTIONS [ATTACK...]]]
 """
 
 import asyncio
+import gzip
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 from eventmill.api.keys import create_key, encode_keys
 from eventmill.cli.output import print_table
@@ -92,6 +95,19 @@ async def be_honest(port: int, key: str, seconds: float) -> Latency:
     return Latency(times[len(times) // 2], times[int(len(times) * 0.99)], failed)
 
 
+async def warm_up(url: str, write_key: str, read_key: str) -> None:
+    """Do what a server has done before it is attacked: take compressed bulks, answer questions, and show its pages."""
+    bulk = gzip.compress(b"\n".join(_EVENT % number for number in range(1000)))
+    headers = {"X-API-Key": write_key, "Content-Encoding": "gzip", "Content-Type": "application/x-ndjson"}
+    question = {"event_name": "honest", "from": "1", "to": "4000000000"}
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        posts = (client.post("/events/bulk", content=bulk, headers=headers) for _ in range(20))
+        gets = (client.get("/metrics", params=question, headers={"X-API-Key": read_key}) for _ in range(20))
+        pages = (client.get(page) for page in ("/docs", "/openapi.json", "/docs/files/swagger-ui-bundle.js", "/nowhere"))
+        answers = await asyncio.gather(*posts, *gets, *pages)
+    assert [answer.status_code for answer in answers[:20]] == [202] * 20, answers
+
+
 def memory_mib(program: Program, figure: str = "VmRSS") -> float:
     """The resident memory of the server, or its peak (VmHWM)."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
@@ -99,12 +115,16 @@ def memory_mib(program: Program, figure: str = "VmRSS") -> float:
 
 
 def measure(name: str, seconds: float, connections: int) -> Result:
-    """Run one attack against a server of its own."""
+    """Run one attack against a server of its own: an API over SQLite, with chDB if the attack is about questions."""
     with tempfile.TemporaryDirectory() as folder:
         settings, honest, attacker = create_keys()
-        settings["EVENTMILL_STORE"] = "memory"
-        with running("run", "--listen", "127.0.0.1:0", cwd=Path(folder), settings=settings) as program:
+        command = "run" if name == "abandoned_questions" else "serve"
+        if command == "serve":
+            settings |= {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": f"{folder}/queue.db"}
+            settings |= {"EVENTMILL_STORE": "none"}
+        with running(command, "--listen", "127.0.0.1:0", cwd=Path(folder), settings=settings) as program:
             port = int(program.url().rpartition(":")[2])
+            asyncio.run(warm_up(program.url(), honest, attacker))
             quiet = asyncio.run(be_honest(port, honest, QUIET_SECONDS))
             before = memory_mib(program)
             with start_attack(name, port, attacker, seconds, connections) as attack:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from eventmill.runtime.connections import Connections
-from eventmill.runtime.protocol import Connection
+from eventmill.runtime.pieces import open_connection
 from eventmill.shutdown import Shutdown
 from support.mill import wait_until
 
@@ -23,7 +23,7 @@ async def serving(app: ASGIApp, keep_alive_seconds: int = 5) -> AsyncIterator[tu
         app,
         host="127.0.0.1",
         port=0,
-        http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
+        http=partial(open_connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
         log_config=None,
         lifespan="off",
         timeout_keep_alive=keep_alive_seconds,

@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.routing import Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
@@ -85,7 +84,6 @@ def create_app(
     )
     for router in routers:
         app.include_router(router)
-    app.add_mounted(openapi.FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]), "open")
     for http_app in http_apps:
         try:
             app.add_mounted(http_app.path, http_app.create(services), http_app.scope)

@@ -16,6 +16,7 @@ from eventmill.ingest.body import Reader, header
 from eventmill.ingest.bulk import Items, parse_bulk, split_bulk
 from eventmill.ingest.publisher import Publisher
 from eventmill.ingest.validation import parse_event
+from eventmill.turns import Line
 
 _DAY_MS = 86_400_000
 
@@ -95,10 +96,12 @@ class PostBulk:
             body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
             principal: Principal | None = scope["state"]["principal"]
-            items, key = await self._split(scope, body)
-            if principal is None:
-                principal = self.access.principal_of_body(key, scope)
-            bulk = await parse_bulk(items, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
+            async with self.reader.line(scope, receive) as line:
+                items, key = await self._split(scope, body, line)
+                if principal is None:
+                    principal = self.access.principal_of_body(key, scope)
+                oldest_ms = _oldest_ms(now_ms, self.retention_days)
+                bulk = await parse_bulk(items, principal.project, now_ms, oldest_ms, line)
             if bulk.lines:
                 hold.grow(sum(map(len, bulk.lines)))
                 self.access.take_events(scope, principal, len(bulk.lines))
@@ -111,9 +114,9 @@ class PostBulk:
             response.message = f"all {rejected} events are rejected; the first: {errors[0].message}"
         await _respond(send, 202 if bulk.lines else 400, _encode(response))
 
-    async def _split(self, scope: Scope, body: bytes) -> tuple[Items, str]:
+    async def _split(self, scope: Scope, body: bytes, line: Line) -> tuple[Items, str]:
         try:
-            return await split_bulk(body, header(scope, b"content-type"))
+            return await split_bulk(body, header(scope, b"content-type"), line)
         except InvalidRequest:
             if scope["state"]["principal"] is None:
                 raise Unauthenticated(NO_KEY) from None

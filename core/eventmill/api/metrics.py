@@ -79,7 +79,7 @@ def create_router(services: Services) -> APIRouter:
     return router
 
 
-def _check_names(request: Request) -> None:
+async def _check_names(request: Request) -> None:  # not in a thread, as FastAPI runs other functions
     names = request.query_params.keys()
     if not names:
         raise InvalidQuery(

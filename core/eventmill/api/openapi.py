@@ -1,9 +1,12 @@
 """/docs and /openapi.json: Swagger UI from an installed package, and the schema of the ingest routes."""
 
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
@@ -16,6 +19,12 @@ from eventmill.ingest.bulk import MAX_BULK_EVENTS
 from eventmill.ingest.validation import SentEvent
 
 FILES = "/docs/files"
+_MEDIA_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+_CACHED = {"Cache-Control": "public, max-age=86400"}
 _EXAMPLE = {field.sent_as: field.example for field in EVENT_FIELDS if field.example}
 _STATUSES = (400, 408, 413, 415, 503)
 _WAIT = {
@@ -43,8 +52,23 @@ def create_router(app: FastAPI) -> APIRouter:
             swagger_favicon_url=f"{root}{FILES}/favicon-32x32.png",
         )
 
+    for name in _MEDIA_TYPES:
+        router.add_api_route(f"{FILES}/{name}", _endpoint(name), methods=["GET", "HEAD"], openapi_extra=needs("open"))
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return router
+
+
+def _endpoint(name: str) -> Callable[[], Awaitable[Response]]:
+    async def serve() -> Response:
+        return Response(_read(name), media_type=_MEDIA_TYPES[name], headers=_CACHED)
+
+    return serve
+
+
+@cache
+def _read(name: str) -> bytes:
+    """Return a file of Swagger UI. All responses share it: reading it from the disk each time would cost much more."""
+    return (files("fastapi_swagger") / "resources" / name).read_bytes()
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

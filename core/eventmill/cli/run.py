@@ -14,10 +14,11 @@ from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.backends import Choice, Chosen, choose, embedded
 from eventmill.runtime.consuming import create_consumer
+from eventmill.runtime.listener import bind, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
 from eventmill.runtime.security import choose_access
-from eventmill.runtime.server import bind, reach_of, serve_api, url_of
+from eventmill.runtime.server import serve_api
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
 from eventmill.text import escape

@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 
 from eventmill.api.access import Access
 from eventmill.runtime.backends import Choice, choose
+from eventmill.runtime.listener import bind, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
 from eventmill.runtime.security import choose_access
-from eventmill.runtime.server import bind, reach_of, serve_api, url_of
+from eventmill.runtime.server import serve_api
 from eventmill.runtime.workers import supervise
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown

@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope
 
@@ -16,6 +17,7 @@ from eventmill.errors import (
 )
 from eventmill.ingest.budget import Budget, Hold
 from eventmill.shutdown import Limit, Shutdown
+from eventmill.turns import Line, Turns
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -43,10 +45,16 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 class Reader:
-    """Reads the bodies of all requests. A shutdown ends the reading of incomplete ones."""
+    """Reads the bodies of all requests. A shutdown ends the reading of incomplete ones.
+
+    Attributes:
+        budget: the memory for all bodies.
+        turns: the clients take turns to decompress and to validate large bodies.
+    """
 
     def __init__(self, budget: Budget, shutdown: Shutdown) -> None:
         self.budget = budget
+        self.turns = Turns()
         self._shutdown = shutdown
 
     async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
@@ -70,7 +78,31 @@ class Reader:
             ) from None
         if encoding in (b"", b"identity"):
             return body
-        return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold)
+        async with self.line(scope, receive) as line:
+            return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold, line)
+
+    @asynccontextmanager
+    async def line(self, scope: Scope, receive: Receive) -> AsyncIterator[Line]:
+        """Wait in the line of this request's key, or of its peer, and do expensive work in the block.
+
+        Raise Overloaded if the line is full, and ClientDisconnected if the client did not wait.
+        """
+        principal, peer = scope["state"]["principal"], scope.get("client")
+        client = principal.key if principal and principal.key else peer[0] if peer else ""
+        async with self.turns.line(client) as line:
+            if line.length > 1 and await _is_disconnected(receive):
+                raise ClientDisconnected
+            yield line
+
+
+async def _is_disconnected(receive: Receive) -> bool:
+    """Return whether the client has disconnected since its body was read."""
+    message = asyncio.ensure_future(receive())
+    await asyncio.sleep(0)
+    if message.done():
+        return bool(message.result()["type"] == "http.disconnect")
+    message.cancel()
+    return False
 
 
 def _refuse_announced(scope: Scope) -> None:
@@ -107,11 +139,12 @@ async def _read(receive: Receive, hold: Hold, limit: Limit) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _unpack(body: bytes, steps: Iterator[bytes], hold: Hold) -> bytes:
+async def _unpack(body: bytes, steps: Iterator[bytes], hold: Hold, line: Line) -> bytes:
     """Decompress step by step in a thread; in the end `hold` counts the decompressed size only."""
     chunks: list[bytes] = []
     size = 0
     while chunk := await asyncio.to_thread(next, steps, b""):
+        await line.turn()
         size += len(chunk)
         if size > MAX_UNPACKED_BYTES:
             raise PayloadTooLarge(f"the decompressed body is larger than {MAX_UNPACKED_BYTES} bytes: split it")

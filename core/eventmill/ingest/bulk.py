@@ -13,10 +13,10 @@ from eventmill.errors import InvalidRequest, PayloadTooLarge
 from eventmill.event import encode_line
 from eventmill.ingest import rawjson
 from eventmill.ingest.validation import malformed, parse_event
+from eventmill.turns import Line
 
 MAX_BULK_EVENTS = 10_000
 MAX_REPORTED = 100  # of the rejected events, in the response
-_SLICE_SECONDS = 0.002
 _NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
 _MAX_LINES = 10 * MAX_BULK_EVENTS  # also blank ones
 # Every item costs memory, even if it is not an event: 10,000 ordinary events do not have this many commas.
@@ -66,14 +66,13 @@ class Bulk:
 Items = Sequence[bytes | msgspec.Raw]
 
 
-async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int) -> Bulk:
+async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int, line: Line) -> Bulk:
     """Validate each item alone. Other requests are served meanwhile."""
     bulk = Bulk()
-    slice_ends = time.monotonic() + _SLICE_SECONDS
+    turn_ends = await line.turn()
     for index, item in enumerate(items):
-        if time.monotonic() > slice_ends:
-            await asyncio.sleep(0)
-            slice_ends = time.monotonic() + _SLICE_SECONDS
+        if time.monotonic() > turn_ends:
+            turn_ends = await line.turn()
         try:
             event = parse_event(item, project, now_ms, oldest_ms)
         except InvalidRequest as error:
@@ -86,7 +85,7 @@ async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int) ->
     return bulk
 
 
-async def split_bulk(body: bytes, content_type: bytes) -> tuple[Items, str]:
+async def split_bulk(body: bytes, content_type: bytes, line: Line) -> tuple[Items, str]:
     """Return the items of a bulk, which are its lines or the elements of its array, and the key in it, if any.
 
     Raise InvalidRequest or PayloadTooLarge for the body as a whole.
@@ -94,7 +93,7 @@ async def split_bulk(body: bytes, content_type: bytes) -> tuple[Items, str]:
     if not body or body.isspace():
         raise InvalidRequest("the body is empty: send at least one event")
     if content_type.partition(b";")[0].strip() in _NDJSON_TYPES:
-        items, key = await _split_lines(body), ""
+        items, key = await _split_lines(body, line), ""
     else:
         items, key = await _split_json(body)
     if not items:
@@ -104,17 +103,16 @@ async def split_bulk(body: bytes, content_type: bytes) -> tuple[Items, str]:
     return items, key
 
 
-async def _split_lines(body: bytes) -> Items:
+async def _split_lines(body: bytes, line: Line) -> Items:
     """Return the lines that are not blank, at most one more than the limit. Other requests are served meanwhile."""
     items: list[bytes] = []
-    start, slice_ends = 0, time.monotonic() + _SLICE_SECONDS
+    start, turn_ends = 0, await line.turn()
     for count in range(_MAX_LINES):
-        if count % 64 == 0 and time.monotonic() > slice_ends:
-            await asyncio.sleep(0)
-            slice_ends = time.monotonic() + _SLICE_SECONDS
+        if count % 64 == 0 and time.monotonic() > turn_ends:
+            turn_ends = await line.turn()
         end = body.find(b"\n", start)
-        if line := body[start : None if end < 0 else end].strip():
-            items.append(line)
+        if item := body[start : None if end < 0 else end].strip():
+            items.append(item)
         if end < 0 or len(items) > MAX_BULK_EVENTS:
             return items
         start = end + 1

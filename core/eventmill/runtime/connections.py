@@ -9,11 +9,13 @@ from typing import Protocol
 
 from eventmill.networks import Network, is_in, parse_address
 from eventmill.shutdown import Shutdown
+from eventmill.turns import Turns
 
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
 _MAX_FILES = 65_536
+_PIECE_BYTES = 16 * 1024
 
 
 class Peer(Protocol):
@@ -26,12 +28,21 @@ class Peer(Protocol):
 
 
 class Connections:
-    """Counts the connections. One address may have half of them, unless it is a trusted proxy."""
+    """Counts the connections. One address may have half of them, unless it is a trusted proxy.
+
+    Attributes:
+        buffer: what a connection reads before it has to wait for its turn. All share it, since each parses at once.
+        reading: the turns of the connections that have more to read.
+        requests: the turns of requests that do not follow an authorized one on their connection.
+    """
 
     def __init__(self, limit: int, proxies: Sequence[Network] = ()) -> None:
         self.limit = limit
         self.limit_per_address = max(1, limit // 2)
         self.refused = 0
+        self.buffer = memoryview(bytearray(_PIECE_BYTES))
+        self.reading = Turns()
+        self.requests = Turns(rests=True)
         self._proxies = proxies
         self._open: set[Peer] = set()
         self._by_address: Counter[str] = Counter()

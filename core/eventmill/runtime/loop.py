@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,11 +17,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _GARBAGE_OBJECTS = 10_000  # Python's default is 700
 _LARGE_BYTES = 1024 * 1024  # the step in which bodies are decompressed; what a frame takes is smaller
 _FREE_BYTES = 512 * 1024
+_RETURN_SECONDS = 5.0
+_SWITCH_SECONDS = 0.0005  # Python's default is ten times as long, and a busy event loop makes every other thread wait
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop if it is installed. Only the owner can read the files that the process creates."""
     os.umask(0o077)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     _return_large_blocks()
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
@@ -55,6 +59,20 @@ def shutdown_on_signal() -> Shutdown:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, handle)
     return shutdown
+
+
+async def return_memory(shutdown: Shutdown) -> None:
+    """Return free memory to the system from time to time. After an attack, half of the memory may be free blocks.
+
+    It takes less than 1 ms, or several if there is much to return, and hardly holds up other threads.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library
+        return
+    while not shutdown.is_asked:
+        await shutdown.sleep(_RETURN_SECONDS)
+        await asyncio.to_thread(trim, 0)
 
 
 async def freeze_garbage(queue: Queue) -> None:

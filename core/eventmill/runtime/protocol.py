@@ -1,11 +1,13 @@
 """The HTTP protocol of the server: uvicorn's, with limits, and with errors that name their cause."""
 
+import random
 import re
+from functools import partial
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -14,29 +16,26 @@ from eventmill.runtime.refusals import Refusal, Refused, encode_refusal, refusal
 
 HEAD_BYTES = 64 * 1024
 HEAD_LINES = 256
+URL_BYTES = 8 * 1024
 HEAD_SECONDS = 10.0
 MAX_PIPELINED = 16
 UNREAD_SECONDS = 20.0  # a client must read some of its response in this time
-_LINGER_SECONDS = 1.0  # a client that is still sending would lose the response if the connection closed at once
-_PIECE_BYTES = 16 * 1024  # a limit is noticed after at most this many more bytes
+# A client that is still sending would lose the response if the connection closed at once. The time is random, since a
+# thousand clients whose connections close in the same moment would all return in the same moment.
+_LINGER_SECONDS = (1.0, 2.0)
 _FOREIGN = re.compile(rb"^[A-Z_-]+ \S+ (RTSP|ICE)/", re.MULTILINE)  # the parser takes these for HTTP
 
 
 class Connection(HttpToolsProtocol):
-    """One connection of a client."""
+    """One connection of a client. A client that sends much at once waits for its turns."""
 
     def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: Any = None,
-        *,
-        connections: Connections,
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], connections: Connections
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state)
         self._connections = connections
-        self._is_refused = False
+        self._refusal: Refusal | None = None
+        self._is_authorized = False  # whether the last request was; without a key it may be, too
         self._in_body = False
         self._head_bytes = 0  # received since the last progress: the end of a head, or a part of a body
         self._head_since: float | None = None
@@ -57,7 +56,11 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        # The base class would ask the system for the addresses through two more socket objects.
+        self.connections.add(self)
+        self.transport, self.flow = transport, FlowControl(transport)
+        self.server, self.client = transport.get_extra_info("sockname")[:2], transport.get_extra_info("peername")[:2]
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self.headers = []
         self._head_since = self.loop.time()
         if not self._connections.add(self):
@@ -69,10 +72,14 @@ class Connection(HttpToolsProtocol):
         for cycle in self._earlier:  # the base class tells the last one only; the others would write to the transport
             cycle.disconnected = True
         super().connection_lost(exc)
-        if self.pipeline:  # these requests never run; each refers to this connection, which refers to the last one
-            self.pipeline.clear()
-            self._earlier.clear()
-            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        if self.pipeline:
+            self._forget_requests()
+
+    def _forget_requests(self) -> None:
+        """Forget requests that never run: each refers to this connection, which refers to the last one."""
+        self.pipeline.clear()
+        self._earlier.clear()
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
 
     def close_if_late(self) -> None:
         """Close the connection if the client does not read its response, or if the head of a request is late."""
@@ -98,16 +105,19 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= _PIECE_BYTES:
-            self._parse(data)
-        else:
-            for start in range(0, len(data), _PIECE_BYTES):
-                self._parse(data[start : start + _PIECE_BYTES])
+        self._parse(data)
+        if len(data) == len(self._connections.buffer):  # there is more to read
+            self.transport.pause_reading()
+            self._connections.reading.add(self.address, self._read_on)
         if self._head_since is None and self._is_idle:  # line feeds, or the rest of a body that is not read
             self._head_since = self.loop.time()
 
+    def _read_on(self) -> None:
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def _parse(self, data: bytes) -> None:
-        if self._is_refused or self.parser is None:
+        if self._refusal or self.parser is None:
             return
         self._head_bytes += len(data)
         try:
@@ -116,8 +126,8 @@ class Connection(HttpToolsProtocol):
             self._data = data
             self.parser.feed_data(data)
             self._data = b""
-            if self._head_bytes > HEAD_BYTES or len(self.headers) > HEAD_LINES:
-                raise _large_head(len(self.headers))
+            if self._head_bytes > HEAD_BYTES:
+                raise _large_head(f"is larger than {HEAD_BYTES} bytes")
         except httptools.HttpParserUpgrade as upgrade:
             self._parse_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
@@ -143,32 +153,43 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Respond with the error, after the requests before it, and close the connection."""
-        self._is_refused = True
+        self._refusal = refusal
+        self.headers = []
         cycle = self.cycle
         if not self._is_idle and not cycle.more_body:
-            cycle.keep_alive = False  # its response closes the connection
-            return
+            return  # it is sent after the last response
         if not self._is_idle:  # the error is in its body
             cycle.disconnected = True
             cycle.message_event.set()
             if cycle.response_started or self.pipeline:
                 self.transport.close()
                 return
+        self._send_refusal(refusal)
+
+    def _send_refusal(self, refusal: Refusal) -> None:
         self.transport.write(encode_refusal(refusal))
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.loop.call_later(random.uniform(*_LINGER_SECONDS), self.transport.close)
 
     # Callbacks of the parser
 
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > URL_BYTES:
+            raise Refused(414, "uri_too_long", f"the URL is longer than {URL_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) == HEAD_LINES:
+            raise _large_head(f"has more than {HEAD_LINES} lines")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        if len(self.headers) > HEAD_LINES:
-            raise _large_head(len(self.headers))
         self._in_body, self._head_bytes, self._head_since = True, 0, None
         if (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
             raise Refused(505, "http_version_not_supported", f"HTTP/{version} is not supported: use HTTP/1.1")
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise Refused(405, "method_not_allowed", "Method Not Allowed: CONNECT")
-            return  # data_received parses it again
+            return  # _parse parses it again
         if self.cycle is not None:
             self._note_earlier(self.cycle)
         super().on_headers_complete()
@@ -180,9 +201,18 @@ class Connection(HttpToolsProtocol):
             self._earlier.clear()
             return
         if len(self.pipeline) == MAX_PIPELINED:
+            self._keep_oldest()
             raise Refused(503, "overloaded", f"more than {MAX_PIPELINED} requests wait on this connection")
         _refuse_foreign(self._data)
         self._earlier = [earlier for earlier in (*self._earlier, cycle) if not earlier.response_complete]
+
+    def _keep_oldest(self) -> None:
+        """Forget all requests but the oldest one that runs, or is the next to run."""
+        self.cycle = self._earlier[0]
+        self._earlier.clear()
+        oldest = [waiting for waiting in self.pipeline if waiting[0] is self.cycle]
+        self.pipeline.clear()
+        self.pipeline.extend(oldest)
 
     # The next three do what the base class does, without its questions about websockets and its timer per response.
 
@@ -206,11 +236,31 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        self._is_authorized = self.cycle.scope["state"].get("principal") is not None
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._connections.requests.add(self.address, self._start_next)
+        elif self._refusal:
+            self._send_refusal(self._refusal)
         else:
             self._idle_since = self.loop.time()
+
+    def _start_next(self) -> None:
+        if self.pipeline:
+            self._start(*self.pipeline.pop())
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start to answer a request: at once after one that was authorized, and otherwise in turn."""
+        if self._is_authorized:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._connections.requests.add(self.address, partial(self._start, cycle, app))
+
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.transport.is_closing():
+            self._forget_requests()
+        else:
+            super()._start_asgi_task(cycle, app)
 
 
 def _refuse_foreign(data: bytes) -> None:
@@ -218,6 +268,5 @@ def _refuse_foreign(data: bytes) -> None:
         raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
 
 
-def _large_head(lines: int) -> Refused:
-    limit = f"has more than {HEAD_LINES} lines" if lines > HEAD_LINES else f"is larger than {HEAD_BYTES} bytes"
-    return Refused(431, "request_header_fields_too_large", f"the head {limit}")
+def _large_head(reason: str) -> Refused:
+    return Refused(431, "request_header_fields_too_large", f"the head {reason}")

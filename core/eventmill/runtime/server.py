@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -20,41 +19,15 @@ from eventmill.interfaces import Queue, Store
 from eventmill.queries.limiter import QueryLimiter
 from eventmill.runtime.backends import Choice
 from eventmill.runtime.connections import Connections, raise_file_limit
-from eventmill.runtime.loop import freeze_garbage
-from eventmill.runtime.protocol import Connection
-from eventmill.settings import Settings, split_address
+from eventmill.runtime.listener import Acceptor
+from eventmill.runtime.loop import freeze_garbage, return_memory
+from eventmill.runtime.pieces import open_connection
+from eventmill.settings import Settings
 from eventmill.shutdown import Shutdown
 
 KEEP_ALIVE_SECONDS = 75  # load balancers close idle connections after 60 s, and must do so first
 FINISH_SECONDS = 7  # a little more than the publisher's deadline
-_BACKLOG = 2048
-
-
-def bind(address: str) -> socket.socket:
-    """Listen on HOST:PORT. Raise ConfigurationError."""
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {address} ({error.strerror or error}): choose another address with --listen"
-        ) from None
-
-
-def url_of(listener: socket.socket, settings: Settings) -> str:
-    """Return the address as a URL that works on this machine."""
-    host, port = listener.getsockname()[:2]
-    if listener.family == socket.AF_INET6:
-        host = f"[{host}]"
-    scheme = "http" if settings.tls_certificate is None else "https"
-    return f"{scheme}://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"  # noqa: S104 (only for printing)
-
-
-def reach_of(listener: socket.socket) -> str:
-    """Return a remark on who can reach the address, empty for a single address."""
-    is_any = ipaddress.ip_address(listener.getsockname()[0]).is_unspecified
-    return ", on all addresses of this machine" if is_any else ""
+_HANDSHAKES_SHARE = 4  # a fourth of the connections may be in their TLS handshake
 
 
 async def serve_api(
@@ -72,14 +45,17 @@ async def serve_api(
         services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
         budget, days = Budget(settings.memory_bytes), settings.retention_days
         app = create_app(services, shutdown, budget, access, choice.http_apps, days)
-        connections = Connections(_connection_limit(settings), access.proxies)
+        limit = _connection_limit(settings)
+        connections = Connections(limit, access.proxies)
+        handshakes = Connections(max(2, limit // _HANDSHAKES_SHARE), access.proxies)
         helpers = (
             asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze"),
+            asyncio.create_task(return_memory(shutdown), name="eventmill-memory"),
             asyncio.create_task(connections.watch(shutdown), name="eventmill-connections"),
             asyncio.create_task(access.keys.watch(shutdown), name="eventmill-keys"),
         )
         config = _configure(app, settings, connections)
-        await _serve_http(config, listener, shutdown, delay_seconds)
+        await _serve_http(_Server(config, handshakes), listener, shutdown, delay_seconds)
         for helper in helpers:
             helper.cancel()
 
@@ -93,12 +69,33 @@ def _connection_limit(settings: Settings) -> int:
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, and with one wake-up per second instead of ten.
 
-    `_serve_http` decides when it stops.
+    It accepts connections through an `Acceptor`. `_serve_http` decides when it stops.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, handshakes: Connections) -> None:
         super().__init__(config)
+        self._handshakes = handshakes
         self._stopping = asyncio.Event()
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        create_protocol = partial(
+            self.config.http_protocol_class,
+            config=self.config,  # type: ignore[call-arg]
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        acceptor = Acceptor(create_protocol, self.config.ssl, self._handshakes)
+        self._accepting = [asyncio.create_task(acceptor.run(listener)) for listener in sockets or ()]
+        self.servers = []
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
+        await super().shutdown(sockets)
 
     def stop(self) -> None:
         self.should_exit = True
@@ -121,12 +118,11 @@ def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uv
         raise ConfigurationError("EVENTMILL_TLS_CERTIFICATE and EVENTMILL_TLS_KEY: set both, or none")
     config = uvicorn.Config(
         app,
-        http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
+        http=partial(open_connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
         ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
-        backlog=_BACKLOG,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -143,11 +139,8 @@ def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uv
     return config
 
 
-async def _serve_http(
-    config: uvicorn.Config, listener: socket.socket, shutdown: Shutdown, delay_seconds: float
-) -> None:
+async def _serve_http(server: _Server, listener: socket.socket, shutdown: Shutdown, delay_seconds: float) -> None:
     """Serve until the shutdown and for the delay after it, while readiness is 503; then finish open requests."""
-    server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="eventmill-http")
     asked = asyncio.create_task(shutdown.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
