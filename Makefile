@@ -47,6 +47,7 @@ bench: .venv/.dev
 soak: .venv/.dev
 	@$(BIN)/python -m eventmill.testing.simulation 0 $(SEEDS)
 	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m hostile.fuzz
 	@PYTHONPATH=tests $(BIN)/python -m hostile.measure
 
 steady: .venv/.dev

@@ -207,7 +207,7 @@ def test_one_address_may_have_half_of_the_connections_and_the_log_says_so(progra
     finally:
         for client in clients:
             client.close()
-    program.wait_for("refused 1 connections: the limit is 64, and 32 for one address")
+    program.wait_for("connections refused: 1. The limit is 64, and 32 for one address")
     assert statuses(talk(program, get)) == [200]
 
 

@@ -79,7 +79,7 @@ def create_app(
     routers = (
         receipts.create_router(services),
         metrics.create_router(services),
-        health.create_router(services, shutdown),
+        health.create_router(services, shutdown, budget),
         openapi.create_router(app),
     )
     for router in routers:

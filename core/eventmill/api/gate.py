@@ -16,6 +16,11 @@ from eventmill.hookspecs import RouteScope
 from eventmill.ingest.body import header
 
 MAX_QUERY_BYTES = 4096
+SECURITY_SCHEMES = {  # of OpenAPI: the ways to send a key
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "the key is the user name"},
+}
 _PREFLIGHT_SECONDS = 600
 _SECURITY = [
     (b"x-content-type-options", b"nosniff"),
@@ -27,7 +32,7 @@ _HEADERS = "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Project"
 
 def needs(scope: RouteScope) -> dict[str, object]:
     """Return the declaration of a route's scope, in the terms of OpenAPI: `@router.get(path, openapi_extra=…)`."""
-    return {"security": [] if scope == "open" else [{"key": [scope]}]}
+    return {"security": [] if scope == "open" else [{scheme: [scope]} for scheme in SECURITY_SCHEMES]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def find_routes(routes: Iterable[BaseRoute], scopes: Mapping[str, RouteScope]) -
 
 def _declared(extra: Mapping[str, Any]) -> RouteScope | None:
     security = extra.get("security")
-    return None if security is None else security[0]["key"][0] if security else "open"
+    return None if security is None else security[0]["bearer"][0] if security else "open"
 
 
 def _scope_of(path: str, scope: RouteScope | None) -> RouteScope:

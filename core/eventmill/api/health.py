@@ -14,6 +14,7 @@ from eventmill.api.gate import needs
 from eventmill.api.status import Watch
 from eventmill.errors import Forbidden, Unavailable
 from eventmill.hookspecs import Services, principal_of
+from eventmill.ingest.budget import Budget
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
 CACHE_SECONDS = 1.0
+_FULL = "bodies above 64 KiB may be refused: the memory for pending requests is nearly used up (EVENTMILL_MEMORY_BYTES)"
 _UNAVAILABLE = "the queue is unavailable, or the process is shutting down"
 
 
@@ -42,6 +44,7 @@ class ReadinessResponse(BaseModel):
     """`ok`, `degraded` (the store is unavailable, events are accepted), or `unavailable` (no events are accepted)."""
 
     status: str
+    warnings: list[str] = []
     queue: BackendState
     store: BackendState | None = None
 
@@ -68,10 +71,11 @@ class DetailsResponse(BaseModel):
 
 
 class Health:
-    """Checks whether the queue and the store work, and whether this process is shutting down."""
+    """Checks whether the queue and the store work, and whether this process has memory and is not shutting down."""
 
-    def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown) -> None:
+    def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown, budget: Budget) -> None:
         self._shutdown = shutdown
+        self._budget = budget
         self._queue = queue
         self._store = store
         self._lock = asyncio.Lock()
@@ -88,7 +92,12 @@ class Health:
                 self._checked_at = time.monotonic()
         usable = self._queue_part.status == "ok" and not self._shutdown.is_asked
         status = "unavailable" if not usable else "ok" if self._store_part.status == "ok" else "degraded"
-        return ReadinessResponse(status=status, queue=self._queue_part, store=self._store_part if self._store else None)
+        return ReadinessResponse(
+            status=status,
+            warnings=[_FULL] if self._budget.is_nearly_full else [],
+            queue=self._queue_part,
+            store=self._store_part if self._store else None,
+        )
 
 
 async def _no_check() -> list[str]:
@@ -107,10 +116,10 @@ async def _check(check: Callable[[], Awaitable[list[str]]]) -> BackendState:
         return BackendState(status="down", trouble=trouble)
 
 
-def create_router(services: Services, shutdown: Shutdown) -> APIRouter:
+def create_router(services: Services, shutdown: Shutdown, budget: Budget) -> APIRouter:
     """Return the health routes. `/health` and `/health/live` depend on no backend."""
     router = APIRouter(tags=["health"])
-    health = Health(services.queue, services.store, shutdown)
+    health = Health(services.queue, services.store, shutdown, budget)
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
     @router.get(

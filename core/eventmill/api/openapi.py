@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 
 from eventmill.api.errors import document
-from eventmill.api.gate import needs
+from eventmill.api.gate import SECURITY_SCHEMES, needs
 from eventmill.api.ingest import BulkResponse
 from eventmill.event import EVENT_FIELDS
 from eventmill.ingest.bulk import MAX_BULK_EVENTS
@@ -78,7 +78,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
             [SentEvent, BulkResponse], ref_template="#/components/schemas/{name}"
         )
         schema["components"]["schemas"] |= components
-        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["components"]["securitySchemes"] = SECURITY_SCHEMES
         paths = {path: methods | schema["paths"].pop(path, {}) for path, methods in _ingest_paths().items()}
         schema["paths"] = paths | schema["paths"]
         app.openapi_schema = schema

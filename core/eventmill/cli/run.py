@@ -14,7 +14,7 @@ from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.backends import Choice, Chosen, choose, embedded
 from eventmill.runtime.consuming import create_consumer
-from eventmill.runtime.listener import bind, reach_of, url_of
+from eventmill.runtime.listener import bind, load_certificate, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
 from eventmill.runtime.security import choose_access
@@ -42,6 +42,7 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     queue, store = embedded(data)
     choice = choose(settings, queue=queue, store=store)
     choice.require_store()
+    load_certificate(settings)  # an error is noticed before the backends open
     listener = bind(settings.listen)
     run_loop(_run(settings, choice, listener, choose_access(settings, listener, is_local=True)))
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 from eventmill.api.access import Access
 from eventmill.runtime.backends import Choice, choose
-from eventmill.runtime.listener import bind, reach_of, url_of
+from eventmill.runtime.listener import bind, load_certificate, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
 from eventmill.runtime.security import choose_access
@@ -28,6 +28,7 @@ def serve(*, listen: str | None, workers: int | None) -> None:
     start_log(settings.log_level)
     choice = choose(settings)
     choice.refuse_process("eventmill serve")
+    load_certificate(settings)  # an error is noticed before the backends open
     listener = bind(settings.listen)
     access = choose_access(settings, listener)
     log.info("serving at %s%s with %d worker(s)", url_of(listener, settings), reach_of(listener), settings.workers)

@@ -19,6 +19,11 @@ class Budget:
         self.large_limit_bytes = limit_bytes * 3 // 4
         self.used_bytes = 0
 
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether requests above 64 KiB may be refused."""
+        return self.used_bytes > self.large_limit_bytes * 0.9
+
     def hold(self) -> "Hold":
         """Return a share, which a `with` block releases at its end. Raise Overloaded if the budget is used up."""
         if self.used_bytes >= self.limit_bytes:

@@ -74,7 +74,7 @@ class Connections:
                 peer.close_if_late()
             if self.refused > logged and time.monotonic() - logged_at >= _LOG_SECONDS:
                 log.warning(
-                    "refused %d connections: the limit is %d, and %d for one address (EVENTMILL_MAX_CONNECTIONS)",
+                    "connections refused: %d. The limit is %d, and %d for one address (EVENTMILL_MAX_CONNECTIONS)",
                     *(self.refused - logged, self.limit, self.limit_per_address),
                 )
                 logged, logged_at = self.refused, time.monotonic()

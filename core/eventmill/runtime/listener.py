@@ -49,6 +49,22 @@ def reach_of(listener: socket.socket) -> str:
     return ", on all addresses of this machine" if is_any else ""
 
 
+def load_certificate(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS certificate of the server, None without one. Raise ConfigurationError if it cannot be used."""
+    if settings.tls_certificate is None and settings.tls_key is None:
+        return None
+    if settings.tls_certificate is None or settings.tls_key is None:
+        raise ConfigurationError("EVENTMILL_TLS_CERTIFICATE and EVENTMILL_TLS_KEY: set both, or none")
+    certificate = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        certificate.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # also ssl.SSLError
+        raise ConfigurationError(
+            f"cannot use EVENTMILL_TLS_CERTIFICATE {settings.tls_certificate} with EVENTMILL_TLS_KEY: {error}"
+        ) from None
+    return certificate
+
+
 @dataclass(frozen=True, eq=False)
 class _Handshake:
     """A TLS handshake in progress; its own time limit ends it."""

@@ -31,9 +31,10 @@ def refusal_of(error: httptools.HttpParserError) -> Refusal:
     return Refusal(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
 
 
+_HEADERS = b"content-type: application/json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
+
+
 def encode_refusal(refusal: Refusal) -> bytes:
     """Return the response, which announces that the connection closes."""
     body = json.dumps({"error": refusal.code, "message": refusal.message}).encode()
-    return STATUS_LINE[
-        refusal.status
-    ] + b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[refusal.status], _HEADERS, len(body), body)

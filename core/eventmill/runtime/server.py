@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,7 +12,6 @@ from starlette.types import ASGIApp
 
 from eventmill.api.access import Access
 from eventmill.api.app import create_app
-from eventmill.errors import ConfigurationError
 from eventmill.hookspecs import Services
 from eventmill.ingest.budget import Budget
 from eventmill.ingest.publisher import Publisher
@@ -19,7 +19,7 @@ from eventmill.interfaces import Queue, Store
 from eventmill.queries.limiter import QueryLimiter
 from eventmill.runtime.backends import Choice
 from eventmill.runtime.connections import Connections, raise_file_limit
-from eventmill.runtime.listener import Acceptor
+from eventmill.runtime.listener import Acceptor, load_certificate
 from eventmill.runtime.loop import freeze_garbage, return_memory
 from eventmill.runtime.pieces import open_connection
 from eventmill.settings import Settings
@@ -54,8 +54,8 @@ async def serve_api(
             asyncio.create_task(connections.watch(shutdown), name="eventmill-connections"),
             asyncio.create_task(access.keys.watch(shutdown), name="eventmill-keys"),
         )
-        config = _configure(app, settings, connections)
-        await _serve_http(_Server(config, handshakes), listener, shutdown, delay_seconds)
+        server = _Server(_configure(app, connections), load_certificate(settings), handshakes)
+        await _serve_http(server, listener, shutdown, delay_seconds)
         for helper in helpers:
             helper.cancel()
 
@@ -72,8 +72,9 @@ class _Server(uvicorn.Server):
     It accepts connections through an `Acceptor`. `_serve_http` decides when it stops.
     """
 
-    def __init__(self, config: uvicorn.Config, handshakes: Connections) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshakes: Connections) -> None:
         super().__init__(config)
+        self._tls = tls
         self._handshakes = handshakes
         self._stopping = asyncio.Event()
         self._accepting: list[asyncio.Task[None]] = []
@@ -86,7 +87,7 @@ class _Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        acceptor = Acceptor(create_protocol, self.config.ssl, self._handshakes)
+        acceptor = Acceptor(create_protocol, self._tls, self._handshakes)
         self._accepting = [asyncio.create_task(acceptor.run(listener)) for listener in sockets or ()]
         self.servers = []
         self.started = True
@@ -112,11 +113,8 @@ class _Server(uvicorn.Server):
                     await self._stopping.wait()
 
 
-def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uvicorn.Config:
-    """Return the configuration of uvicorn. Raise ConfigurationError if the certificate cannot be used."""
-    if (settings.tls_certificate is None) != (settings.tls_key is None):
-        raise ConfigurationError("EVENTMILL_TLS_CERTIFICATE and EVENTMILL_TLS_KEY: set both, or none")
-    config = uvicorn.Config(
+def _configure(app: ASGIApp, connections: Connections) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=partial(open_connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
         ws="none",
@@ -127,16 +125,7 @@ def _configure(app: ASGIApp, settings: Settings, connections: Connections) -> uv
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
     )
-    try:
-        config.load()
-    except OSError as error:  # also ssl.SSLError
-        raise ConfigurationError(
-            f"cannot use EVENTMILL_TLS_CERTIFICATE {settings.tls_certificate} with EVENTMILL_TLS_KEY: {error}"
-        ) from None
-    return config
 
 
 async def _serve_http(server: _Server, listener: socket.socket, shutdown: Shutdown, delay_seconds: float) -> None:
