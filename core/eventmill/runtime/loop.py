@@ -61,21 +61,19 @@ def shutdown_on_signal() -> Shutdown:
     return shutdown
 
 
-async def return_memory(shutdown: Shutdown) -> None:
-    """Return free memory to the system from time to time. After an attack, half of the memory may be free blocks.
-
-    It takes less than 1 ms, or several if there is much to return, and hardly holds up other threads.
-    """
+async def manage_memory(queue: Queue, shutdown: Shutdown) -> None:
+    """Exempt the loaded code from garbage collection, and return free memory to the system until the shutdown."""
+    await _freeze_garbage(queue)
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):  # another C library
         return
     while not shutdown.is_asked:
         await shutdown.sleep(_RETURN_SECONDS)
-        await asyncio.to_thread(trim, 0)
+        await asyncio.to_thread(trim, 0)  # less than 1 ms, or several after a peak
 
 
-async def freeze_garbage(queue: Queue) -> None:
+async def _freeze_garbage(queue: Queue) -> None:
     """Exempt all loaded code from garbage collection, since scanning it pauses the process for 0.1 s.
 
     The rest is collected less often: the objects of a few hundred concurrent requests are not garbage.

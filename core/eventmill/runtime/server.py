@@ -20,7 +20,7 @@ from eventmill.queries.limiter import QueryLimiter
 from eventmill.runtime.backends import Choice
 from eventmill.runtime.connections import Connections, raise_file_limit
 from eventmill.runtime.listener import Acceptor, load_certificate
-from eventmill.runtime.loop import freeze_garbage, return_memory
+from eventmill.runtime.loop import manage_memory
 from eventmill.runtime.pieces import open_connection
 from eventmill.settings import Settings
 from eventmill.shutdown import Shutdown
@@ -49,8 +49,7 @@ async def serve_api(
         connections = Connections(limit, access.proxies)
         handshakes = Connections(max(2, limit // _HANDSHAKES_SHARE), access.proxies)
         helpers = (
-            asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze"),
-            asyncio.create_task(return_memory(shutdown), name="eventmill-memory"),
+            asyncio.create_task(manage_memory(queue, shutdown), name="eventmill-memory"),
             asyncio.create_task(connections.watch(shutdown), name="eventmill-connections"),
             asyncio.create_task(access.keys.watch(shutdown), name="eventmill-keys"),
         )
