@@ -4,12 +4,14 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from support.mill import Program, running, running_mill
+from support.mill import Program, running, running_mill, wait_until
 from support.server import serving
 
 EVENT = b'{"event_name":"page_view","channel":"web","user_id":"ada","timestamp":1766717657}'
@@ -24,9 +26,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
 
 
+def address_of(program: Program) -> tuple[str, int]:
+    return "127.0.0.1", int(program.wait_for(r"http://127\.0\.0\.1:(\d+)")[1])
+
+
 def connect(program: Program) -> socket.socket:
-    port = int(program.wait_for(r"http://127\.0\.0\.1:(\d+)")[1])
-    return socket.create_connection(("127.0.0.1", port), 20)
+    return socket.create_connection(address_of(program), 20)
 
 
 def talk(program: Program, *parts: bytes) -> bytes:
@@ -99,11 +104,52 @@ def test_a_foreign_protocol_is_refused_with_its_cause(program: Program, line: by
 
 
 def test_a_foreign_protocol_is_refused_in_parts_and_behind_another_request(program: Program) -> None:
-    get = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+    get = b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n"
     foreign = b"GET /health RTSP/1.0\r\n" + HOST + b"\r\n"
     assert statuses(talk(program, foreign[:15], foreign[15:])) == [505]
     assert statuses(talk(program, get + foreign)) == [200, 505]
+    assert statuses(talk(program, b"\r\nGET ", foreign[4:])) == [505]
+    post = b"POST /nope HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
+    assert statuses(talk(program, post, b"0123456789" + foreign)) == [404, 505]
     assert statuses(talk(program, get[:15], get[15:])) == [200]
+
+
+def test_an_event_may_mention_a_foreign_protocol(program: Program) -> None:
+    event = EVENT[:-1] + b',"metadata":{"line":"GET /x RTSP/1.0"}}'
+    head = b"POST /events HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(event)
+    assert statuses(talk(program, head + event)) == [202]
+
+
+def test_an_upgrade_request_of_http_1_0_ends_its_connection(program: Program) -> None:
+    head = b"POST /events HTTP/1.0\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    answer = talk(program, head + b"Content-Length: %d\r\n\r\n" % len(EVENT) + EVENT)
+    assert statuses(answer) == [202]
+    assert b"connection: close" in answer.lower()
+
+
+def test_requests_before_a_damaged_one_are_answered(program: Program) -> None:
+    get = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+    post = b"POST /events HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nXYZ\r\n"
+    assert statuses(talk(program, get * 3 + post + b"x" * 60_000)) == [200, 200, 200, 400]
+
+
+def test_the_message_of_an_unexpected_error_stays_inside(program: Program) -> None:
+    status, error, message = error_of(talk(program, b"GET http://localhost HTTP/1.1\r\n" + HOST + b"\r\n"))
+    assert (status, error, message) == (400, "bad_request", "this is not valid HTTP/1.1")
+
+
+def test_clients_that_reset_their_connection_leave_no_file_open(program: Program) -> None:
+    files = Path(f"/proc/{program.process.pid}/fd")
+    before = len(list(files.iterdir()))
+    for number in range(200):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.connect(address_of(program))
+            if number % 2:
+                client.send(b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n")
+    wait_until(lambda: len(list(files.iterdir())) <= before + 2)
+    assert statuses(talk(program, b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n")) == [200]
+    assert "Traceback" not in program.output
 
 
 def test_http_1_0_is_understood(program: Program) -> None:

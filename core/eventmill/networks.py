@@ -1,7 +1,9 @@
 """Addresses of clients, and networks of proxies."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,3 +33,27 @@ def name_client(address: Address | None) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, _CLIENT_BITS), strict=False))
     return str(address or "")
+
+
+@lru_cache(maxsize=4096)
+def client_of(peer: str) -> str:
+    """Return what identifies the client with this address, an empty text if it is none."""
+    return name_client(parse_address(peer))
+
+
+def find_client(scope: Mapping[str, Any], proxies: Sequence[Network]) -> str:
+    """Return what identifies the client of a request, also behind trusted proxies.
+
+    It has the last address that no trusted proxy has.
+    """
+    peer: str = scope["client"][0] if scope.get("client") else ""
+    if not proxies or not is_in(address := parse_address(peer), proxies):
+        return client_of(peer)
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    for hop in reversed(forwarded.decode("latin-1").split(",")):
+        if (parsed := parse_address(hop)) is None:
+            break
+        address = parsed
+        if not is_in(parsed, proxies):
+            break
+    return name_client(address)

@@ -11,14 +11,13 @@ from uvicorn.server import ServerState
 
 from eventmill.runtime.connections import Connections
 from eventmill.runtime.pieces import open_connection
-from eventmill.shutdown import Shutdown
 from support.mill import wait_until
 
 
 @asynccontextmanager
 async def serving(app: ASGIApp, keep_alive_seconds: int = 5) -> AsyncIterator[tuple[int, ServerState]]:
     """Yield the port and the state of a server with eventmill's protocol."""
-    connections, shutdown = Connections(1000), Shutdown()
+    connections = Connections(1000)
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
@@ -30,9 +29,9 @@ async def serving(app: ASGIApp, keep_alive_seconds: int = 5) -> AsyncIterator[tu
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
-    watching = asyncio.create_task(connections.watch(shutdown))
+    watching = asyncio.create_task(connections.watch())
     await asyncio.to_thread(wait_until, lambda: server.started)
     yield server.servers[0].sockets[0].getsockname()[1], server.server_state
     server.should_exit = True
-    shutdown.ask()
-    await asyncio.gather(running, watching)
+    watching.cancel()
+    await running

@@ -16,7 +16,7 @@ from eventmill.errors import Forbidden, InvalidRequest, Unauthenticated
 from eventmill.hookspecs import ANY_PROJECT, NO_KEY, Principal, RouteScope
 from eventmill.ingest.body import header
 from eventmill.ingest.budget import SMALL_BYTES
-from eventmill.networks import Network, is_in, name_client, parse_address
+from eventmill.networks import Network, find_client
 from eventmill.settings import PROJECT_PATTERN
 
 Headers = Mapping[bytes, bytes]  # the last one of each name
@@ -126,17 +126,8 @@ class Access:
         return principal.key if principal and principal.key else self.address_of(scope)
 
     def address_of(self, scope: Scope) -> str:
-        """Return the address of the client, also behind trusted proxies: the last that no trusted proxy has."""
-        address = parse_address(scope["client"][0]) if scope.get("client") else None
-        if is_in(address, self.proxies):
-            forwarded = header(scope, b"x-forwarded-for").decode("latin-1")
-            for hop in reversed(forwarded.split(",")):
-                if (parsed := parse_address(hop)) is None:
-                    break
-                address = parsed
-                if not is_in(parsed, self.proxies):
-                    break
-        return name_client(address)
+        """Return the address of the client, also behind trusted proxies."""
+        return find_client(scope, self.proxies)
 
     def _check_sender(self, scope: Scope, headers: Headers) -> None:
         """Raise Forbidden for a request that a browser sends for a page of another site, or to a foreign name."""

@@ -72,7 +72,7 @@ def create_app(
         redirect_slashes=False,
     )
     add_handlers(app)
-    reader = Reader(budget, shutdown)
+    reader = Reader(budget, shutdown, access.proxies)
     waiting = receipts.Receipts(services.store, shutdown)
     app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, access, retention_days))
     app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, access, retention_days))

@@ -93,10 +93,11 @@ class PostBulk:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
-            body = await self.reader.read(scope, receive, hold)
+            body = await self.reader.receive(scope, receive, hold)
             now_ms = _now_ms()
             principal: Principal | None = scope["state"]["principal"]
             async with self.reader.line(scope, receive) as line:
+                body = await self.reader.decompress(scope, body, hold, line)
                 items, key = await self._split(scope, body, line)
                 if principal is None:
                     principal = self.access.principal_of_body(key, scope)

@@ -15,7 +15,7 @@ from eventmill.api.errors import document
 from eventmill.api.gate import SECURITY_SCHEMES, needs
 from eventmill.api.ingest import BulkResponse
 from eventmill.event import EVENT_FIELDS
-from eventmill.ingest.bulk import MAX_BULK_EVENTS
+from eventmill.ingest.bulk import MAX_BULK_EVENTS, MAX_KEY_LENGTH
 from eventmill.ingest.validation import SentEvent
 
 FILES = "/docs/files"
@@ -79,6 +79,8 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         )
         schema["components"]["schemas"] |= components
         schema["components"]["securitySchemes"] = SECURITY_SCHEMES
+        for operation in (operation for methods in schema["paths"].values() for operation in methods.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own; invalid parameters get 400
         paths = {path: methods | schema["paths"].pop(path, {}) for path, methods in _ingest_paths().items()}
         schema["paths"] = paths | schema["paths"]
         app.openapi_schema = schema
@@ -88,7 +90,17 @@ def _schema(app: FastAPI) -> dict[str, Any]:
 def _ingest_paths() -> dict[str, Any]:
     event = {"$ref": "#/components/schemas/SentEvent"}
     events = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_BULK_EVENTS}
-    bulk = {"type": "object", "properties": {"events": events}, "required": ["events"], "additionalProperties": False}
+    key = {
+        "type": "string",
+        "maxLength": MAX_KEY_LENGTH,
+        "description": "a write key, from clients that cannot set headers",
+    }
+    bulk = {
+        "type": "object",
+        "properties": {"events": events, "api_key": key},
+        "required": ["events"],
+        "additionalProperties": False,
+    }
     accepted = {
         "type": "object",
         "properties": {"event_id": {"type": "string"}, "status": {"enum": ["accepted", "stored"]}},

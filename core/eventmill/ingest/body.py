@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope
@@ -16,6 +16,7 @@ from eventmill.errors import (
     UnsupportedEncoding,
 )
 from eventmill.ingest.budget import Budget, Hold
+from eventmill.networks import Network, find_client
 from eventmill.shutdown import Limit, Shutdown
 from eventmill.turns import Line, Turns
 
@@ -47,14 +48,15 @@ def header(scope: Scope, name: bytes) -> bytes:
 class Reader:
     """Reads the bodies of all requests. A shutdown ends the reading of incomplete ones.
 
-    Attributes:
+    Args:
         budget: the memory for all bodies.
-        turns: the clients take turns to decompress and to validate large bodies.
+        proxies: the trusted proxies, whose X-Forwarded-For names the client.
     """
 
-    def __init__(self, budget: Budget, shutdown: Shutdown) -> None:
+    def __init__(self, budget: Budget, shutdown: Shutdown, proxies: Sequence[Network] = ()) -> None:
         self.budget = budget
-        self.turns = Turns()
+        self._turns = Turns()
+        self._proxies = proxies
         self._shutdown = shutdown
 
     async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
@@ -62,37 +64,55 @@ class Reader:
 
         Raise PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientDisconnected.
         """
+        body = await self.receive(scope, receive, hold)
+        if not _encoding_of(scope):
+            return body
+        async with self.line(scope, receive) as line:
+            return await self.decompress(scope, body, hold, line)
+
+    async def receive(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
+        """Return the whole body as it was sent. Raise as `read` does."""
         headers = dict(scope["headers"])
         if len(headers.get(b"content-length", b"")) >= _LARGE_DIGITS:
             _refuse_announced(scope)
-        encoding = header(scope, b"content-encoding") if b"content-encoding" in headers else b""
-        if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
+        if (encoding := _encoding_of(scope)) not in (b"", b"gzip", b"x-gzip", b"zstd"):
             name = encoding.decode(errors="replace")
             raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
         try:
             with self._shutdown.limit(WINDOW_SECONDS, last_seconds=SHUTDOWN_SECONDS) as limit:
-                body = await _read(receive, hold, limit)
+                return await _read(receive, hold, limit)
         except TimeoutError:
             raise BodyTimeout(
                 f"the body arrived too slowly: send {WINDOW_BYTES // 1024} KiB per {WINDOW_SECONDS:.0f} s"
             ) from None
-        if encoding in (b"", b"identity"):
+
+    async def decompress(self, scope: Scope, body: bytes, hold: Hold, line: Line) -> bytes:
+        """Return the decompressed body. Raise as `read` does."""
+        encoding = _encoding_of(scope)
+        if not encoding:
             return body
-        async with self.line(scope, receive) as line:
-            return await _unpack(body, _inflate(body) if encoding != b"zstd" else _decompress(body), hold, line)
+        return await _unpack(body, _decompress(body) if encoding == b"zstd" else _inflate(body), hold, line)
 
     @asynccontextmanager
     async def line(self, scope: Scope, receive: Receive) -> AsyncIterator[Line]:
-        """Wait in the line of this request's key, or of its peer, and do expensive work in the block.
+        """Wait in the line of this request's client and key, and do expensive work in the block.
 
         Raise Overloaded if the line is full, and ClientDisconnected if the client did not wait.
         """
-        principal, peer = scope["state"]["principal"], scope.get("client")
-        client = principal.key if principal and principal.key else peer[0] if peer else ""
-        async with self.turns.line(client) as line:
+        principal = scope["state"]["principal"]
+        key = principal.key if principal and principal.key else ""
+        async with self._turns.line(f"{key} {find_client(scope, self._proxies)}") as line:
             if line.length > 1 and await _is_disconnected(receive):
                 raise ClientDisconnected
             yield line
+
+
+def _encoding_of(scope: Scope) -> bytes:
+    """Return the Content-Encoding, empty for none."""
+    if not any(name == b"content-encoding" for name, _ in scope["headers"]):
+        return b""
+    encoding = header(scope, b"content-encoding")
+    return b"" if encoding == b"identity" else encoding
 
 
 async def _is_disconnected(receive: Receive) -> bool:

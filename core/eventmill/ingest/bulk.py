@@ -11,11 +11,12 @@ import msgspec
 
 from eventmill.errors import InvalidRequest, PayloadTooLarge
 from eventmill.event import encode_line
-from eventmill.ingest import rawjson
+from eventmill.ingest import rawjson, windows
 from eventmill.ingest.validation import malformed, parse_event
 from eventmill.turns import Line
 
 MAX_BULK_EVENTS = 10_000
+MAX_KEY_LENGTH = 128
 MAX_REPORTED = 100  # of the rejected events, in the response
 _NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
 _MAX_LINES = 10 * MAX_BULK_EVENTS  # also blank ones
@@ -31,7 +32,7 @@ class _BulkBody(msgspec.Struct, forbid_unknown_fields=True):
     """The object form of a bulk; `api_key` is for clients that cannot set headers."""
 
     events: list[msgspec.Raw]
-    api_key: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    api_key: Annotated[str, msgspec.Meta(max_length=MAX_KEY_LENGTH)] = ""
 
 
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -95,7 +96,7 @@ async def split_bulk(body: bytes, content_type: bytes, line: Line) -> tuple[Item
     if content_type.partition(b";")[0].strip() in _NDJSON_TYPES:
         items, key = await _split_lines(body, line), ""
     else:
-        items, key = await _split_json(body)
+        items, key = await _split_json(body, line)
     if not items:
         raise InvalidRequest("the body contains no event")
     if len(items) > MAX_BULK_EVENTS:
@@ -119,11 +120,16 @@ async def _split_lines(body: bytes, line: Line) -> Items:
     raise PayloadTooLarge(f"the body has more than {_MAX_LINES} lines: leave out empty ones")
 
 
-async def _split_json(body: bytes) -> tuple[Items, str]:
-    try:
-        return _split_fast(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-        is_shape, reason = isinstance(error, msgspec.ValidationError), malformed(body, error)
+async def _split_json(body: bytes, line: Line) -> tuple[Items, str]:
+    is_shape, reason = False, "is not a complete JSON array of events"
+    if len(body) > windows.WINDOW_BYTES:
+        if split := await windows.split(body, MAX_BULK_EVENTS, line):
+            return split
+    else:
+        try:
+            return _split_fast(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            is_shape, reason = isinstance(error, msgspec.ValidationError), malformed(body, error)
     return await asyncio.to_thread(_split_tolerantly, body, reason, is_shape=is_shape)
 
 
@@ -156,9 +162,16 @@ def _split_tolerantly(body: bytes, reason: str, *, is_shape: bool) -> tuple[Item
             ):
                 raise InvalidRequest(_SHAPES)
             body, key = values[b'"events"'], values.get(b'"api_key"', b"")
-        return _limited(part.value for part in rawjson.elements(body)), key.strip(b'"').decode("latin-1")
+        return _limited(part.value for part in rawjson.elements(body)), _key_of(key)
     except ValueError:
         if is_shape:
             raise InvalidRequest(_SHAPES) from None
         hint = "; one event per line needs Content-Type: application/x-ndjson" if b"}\n{" in body[:65536] else ""
         raise InvalidRequest(f"the body {reason}{hint}") from None
+
+
+def _key_of(text: bytes) -> str:
+    """Return the key in the JSON text of a member, or an empty text if there is none. Raise InvalidRequest."""
+    if text and (text[:1] != b'"' or len(text) > MAX_KEY_LENGTH + 2):
+        raise InvalidRequest(f"api_key must be a text of at most {MAX_KEY_LENGTH} characters", "api_key")
+    return text[1:-1].decode("latin-1")

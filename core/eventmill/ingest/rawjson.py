@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
+# A text of more than 1 MiB is no token: searching its end would take too long without a pause.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.){0,1048576}+"|["\[\]{},]', re.DOTALL)
 _KEY = re.compile(rb'\s*("(?:[^"\\]|\\.)*+")\s*:\s*', re.DOTALL)
 
 

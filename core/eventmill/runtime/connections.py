@@ -1,5 +1,6 @@
 """The open connections of a server, and their limits."""
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -8,7 +9,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from eventmill.networks import Network, is_in, parse_address
-from eventmill.shutdown import Shutdown
 from eventmill.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ class Peer(Protocol):
     """A connection of a client."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """Its address, or the network of an IPv6 address, as `networks.client_of` returns it."""
 
     def close_if_late(self) -> None: ...
 
@@ -31,6 +32,7 @@ class Connections:
     """Counts the connections. One address may have half of them, unless it is a trusted proxy.
 
     Attributes:
+        proxies: the trusted proxies.
         buffer: what a connection reads before it has to wait for its turn. All share it, since each parses at once.
         reading: the turns of the connections that have more to read.
         requests: the turns of requests that do not follow an authorized one on their connection.
@@ -43,7 +45,7 @@ class Connections:
         self.buffer = memoryview(bytearray(_PIECE_BYTES))
         self.reading = Turns()
         self.requests = Turns(rests=True)
-        self._proxies = proxies
+        self.proxies = tuple(proxies)
         self._open: set[Peer] = set()
         self._by_address: Counter[str] = Counter()
 
@@ -52,11 +54,13 @@ class Connections:
         self._open.add(peer)
         self._by_address[peer.address] += 1
         is_within = len(self._open) <= self.limit and (
-            self._by_address[peer.address] <= self.limit_per_address
-            or is_in(parse_address(peer.address), self._proxies)
+            self._by_address[peer.address] <= self.limit_per_address or self._is_proxy(peer.address)
         )
         self.refused += not is_within
         return is_within
+
+    def _is_proxy(self, address: str) -> bool:
+        return is_in(parse_address(address.partition("/")[0]), self.proxies)
 
     def remove(self, peer: Peer) -> None:
         if peer in self._open:
@@ -65,11 +69,11 @@ class Connections:
             if not self._by_address[peer.address]:
                 del self._by_address[peer.address]
 
-    async def watch(self, shutdown: Shutdown) -> None:
-        """Close connections whose request is late, and log refused connections, until the shutdown."""
+    async def watch(self) -> None:
+        """Close connections whose request is late, and log refused connections, until cancelled."""
         logged, logged_at = 0, -_LOG_SECONDS
-        while not shutdown.is_asked:
-            await shutdown.sleep(1)
+        while True:
+            await asyncio.sleep(1)
             for peer in list(self._open):
                 peer.close_if_late()
             if self.refused > logged and time.monotonic() - logged_at >= _LOG_SECONDS:

@@ -1,4 +1,4 @@
-"""The listening socket: binds it, names it, and accepts connections at a rate that leaves time for open ones."""
+"""The listening socket: binds it, names it, and opens its connections in turn."""
 
 import asyncio
 import ipaddress
@@ -7,17 +7,16 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from eventmill.errors import ConfigurationError
+from eventmill.networks import client_of
 from eventmill.runtime.connections import Connections
 from eventmill.settings import Settings, split_address
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-# A connection costs the process 0.3 ms from its begin to its end. Faster clients wait in the backlog of the system.
-ACCEPTED_PER_SECOND = 1000
-_BURST = 200
 _HANDSHAKE_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 
@@ -66,8 +65,8 @@ def load_certificate(settings: Settings) -> ssl.SSLContext | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Handshake:
-    """A TLS handshake in progress; its own time limit ends it."""
+class _Opening:
+    """A connection that waits for its turn to be opened, or for its TLS handshake; a time limit ends that."""
 
     address: str
 
@@ -76,27 +75,27 @@ class _Handshake:
 
 
 class Acceptor:
-    """Accepts connections one by one, at most `ACCEPTED_PER_SECOND` after a burst.
+    """Accepts connections, and opens them when it is the turn of their address.
 
     Args:
         create_protocol: called for each connection.
         tls: the certificate, None without TLS.
-        handshakes: limits the connections whose TLS handshake is not complete.
+        opening: limits the connections that are not open yet, and has their turns.
     """
 
     def __init__(
-        self, create_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None, handshakes: Connections
+        self, create_protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None, opening: Connections
     ) -> None:
         self._create_protocol = create_protocol
         self._tls = tls
-        self._handshakes = handshakes
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening = opening
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def run(self, listener: socket.socket) -> None:
         """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
-        due = loop.time()
         while True:
             try:
                 client, address = await loop.sock_accept(listener)
@@ -104,27 +103,35 @@ class Acceptor:
                 log.warning("cannot accept connections: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            opening = asyncio.create_task(self._open(client, address[0]))
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
-            due = max(due, loop.time() - _BURST / ACCEPTED_PER_SECOND) + 1 / ACCEPTED_PER_SECOND
-            if due > loop.time():
-                await asyncio.sleep(due - loop.time())
-
-    async def _open(self, client: socket.socket, address: str) -> None:
-        loop = asyncio.get_running_loop()
-        if self._tls is None:
-            await loop.connect_accepted_socket(self._create_protocol, client)
-            return
-        handshake = _Handshake(address)
-        try:
-            if not self._handshakes.add(handshake):
+            opening = _Opening(client_of(address[0]))
+            if self._opening.add(opening):
+                self._opening.requests.add(opening.address, partial(self._start, client, opening))
+            else:
+                self._opening.remove(opening)
                 client.close()
-                return
+
+    def close(self) -> None:
+        """Close the connections that are not open yet."""
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self, client: socket.socket, opening: _Opening) -> None:
+        if self._is_closed:
+            client.close()
+            return
+        task = asyncio.create_task(self._open(client, opening))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, client: socket.socket, opening: _Opening) -> None:
+        loop = asyncio.get_running_loop()
+        seconds = None if self._tls is None else _HANDSHAKE_SECONDS
+        try:
             await loop.connect_accepted_socket(
-                self._create_protocol, client, ssl=self._tls, ssl_handshake_timeout=_HANDSHAKE_SECONDS
+                self._create_protocol, client, ssl=self._tls, ssl_handshake_timeout=seconds
             )
         except (OSError, TimeoutError) as error:  # the client gave up, or does not speak TLS
-            log.debug("no TLS handshake with %s: %s", address, error)
+            log.debug("cannot open a connection of %s: %s", opening.address, error)
         finally:
-            self._handshakes.remove(handshake)
+            self._opening.remove(opening)

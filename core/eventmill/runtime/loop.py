@@ -6,7 +6,6 @@ import ctypes
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,13 +17,11 @@ _GARBAGE_OBJECTS = 10_000  # Python's default is 700
 _LARGE_BYTES = 1024 * 1024  # the step in which bodies are decompressed; what a frame takes is smaller
 _FREE_BYTES = 512 * 1024
 _RETURN_SECONDS = 5.0
-_SWITCH_SECONDS = 0.0005  # Python's default is ten times as long, and a busy event loop makes every other thread wait
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop if it is installed. Only the owner can read the files that the process creates."""
     os.umask(0o077)
-    sys.setswitchinterval(_SWITCH_SECONDS)
     _return_large_blocks()
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):

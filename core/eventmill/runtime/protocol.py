@@ -11,6 +11,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from eventmill.networks import client_of, find_client
 from eventmill.runtime.connections import Connections
 from eventmill.runtime.refusals import Refusal, Refused, encode_refusal, refusal_of
 
@@ -23,7 +24,7 @@ UNREAD_SECONDS = 20.0  # a client must read some of its response in this time
 # A client that is still sending would lose the response if the connection closed at once. The time is random, since a
 # thousand clients whose connections close in the same moment would all return in the same moment.
 _LINGER_SECONDS = (1.0, 2.0)
-_FOREIGN = re.compile(rb"^[A-Z_-]+ \S+ (RTSP|ICE)/", re.MULTILINE)  # the parser takes these for HTTP
+_FOREIGN = (b" RTSP/", b" ICE/")  # protocols that the parser takes for HTTP
 
 
 class Connection(HttpToolsProtocol):
@@ -34,21 +35,17 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self._connections = connections
+        self.address = ""
         self._refusal: Refusal | None = None
         self._is_authorized = False  # whether the last request was; without a key it may be, too
-        self._in_body = False
         self._head_bytes = 0  # received since the last progress: the end of a head, or a part of a body
         self._head_since: float | None = None
         self._earlier: list[RequestResponseCycle] = []  # requests that may still run, without the last one
         self._data = b""  # what the parser has now
-        self._line = b""  # the first part of a request line that has not arrived completely
+        self._head: list[bytes] = []  # what was received since the head of a request began, and a little before it
         self._idle_since = 0.0  # when the last response was complete
         self._unread_bytes = 0  # of responses, which the client has not taken yet
         self._unread_since = 0.0
-
-    @property
-    def address(self) -> str:
-        return self.client[0] if self.client else ""
 
     @property
     def _is_idle(self) -> bool:
@@ -59,7 +56,10 @@ class Connection(HttpToolsProtocol):
         # The base class would ask the system for the addresses through two more socket objects.
         self.connections.add(self)
         self.transport, self.flow = transport, FlowControl(transport)
-        self.server, self.client = transport.get_extra_info("sockname")[:2], transport.get_extra_info("peername")[:2]
+        # A client that is gone already has no address.
+        self.server = (transport.get_extra_info("sockname") or ("", 0))[:2]
+        self.client = (transport.get_extra_info("peername") or ("", 0))[:2]
+        self.address = client_of(self.client[0])
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self.headers = []
         self._head_since = self.loop.time()
@@ -121,8 +121,8 @@ class Connection(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         try:
-            if not self._in_body:
-                self._check_protocol(data)
+            if self._head:
+                self._head.append(data)
             self._data = data
             self.parser.feed_data(data)
             self._data = b""
@@ -135,20 +135,13 @@ class Connection(HttpToolsProtocol):
         except Refused as error:
             self._refuse(error.refusal)
 
-    def _check_protocol(self, data: bytes) -> None:
-        """Refuse other protocols, which the parser takes for HTTP. `_note_earlier` checks pipelined requests."""
-        if self._line:
-            data = self._line + data
-        end = data.find(b"\n")
-        self._line = data if end < 0 else b""
-        if end >= 0 and not data.startswith(b" HTTP/1.", end - 10):  # the usual line ends there: " HTTP/1.1\r\n"
-            _refuse_foreign(data)
-
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Parse a request that asks for another protocol once more without that header, since its body follows."""
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         head += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the base class does
         self._parse(b"".join((*head, b"\r\n", rest)))
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -158,10 +151,15 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not self._is_idle and not cycle.more_body:
             return  # it is sent after the last response
-        if not self._is_idle:  # the error is in its body
+        if self.pipeline:  # the error is in the body of a request that waits behind others
+            self.pipeline.popleft()
+            self.cycle = self._earlier[-1]
+            if not self._is_idle:
+                return
+        elif not self._is_idle:  # the error is in its body
             cycle.disconnected = True
             cycle.message_event.set()
-            if cycle.response_started or self.pipeline:
+            if cycle.response_started:
                 self.transport.close()
                 return
         self._send_refusal(refusal)
@@ -171,6 +169,10 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(random.uniform(*_LINGER_SECONDS), self.transport.close)
 
     # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = [self._data]
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -183,7 +185,8 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_body, self._head_bytes, self._head_since = True, 0, None
+        self._head_bytes, self._head_since = 0, None
+        self._refuse_foreign()
         if (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
             raise Refused(505, "http_version_not_supported", f"HTTP/{version} is not supported: use HTTP/1.1")
         if self.parser.should_upgrade():
@@ -195,6 +198,16 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # the application has its own list, which trailers must not change
 
+    def _refuse_foreign(self) -> None:
+        """Refuse other protocols, which the parser takes for HTTP."""
+        head = self._head[0] if len(self._head) == 1 else b"".join(self._head)
+        self._head = []
+        if not any(protocol in head for protocol in _FOREIGN):
+            return
+        line = rb"%b +%b +(RTSP|ICE)/" % (self.parser.get_method(), re.escape(self.url))  # also other data is in `head`
+        if re.search(line, head):
+            raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
+
     def _note_earlier(self, cycle: RequestResponseCycle) -> None:
         """Remember the request before this one while it runs."""
         if cycle.response_complete:
@@ -203,7 +216,6 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) == MAX_PIPELINED:
             self._keep_oldest()
             raise Refused(503, "overloaded", f"more than {MAX_PIPELINED} requests wait on this connection")
-        _refuse_foreign(self._data)
         self._earlier = [earlier for earlier in (*self._earlier, cycle) if not earlier.response_complete]
 
     def _keep_oldest(self) -> None:
@@ -226,7 +238,7 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        self._in_body, self._head_bytes, self._head_since = False, 0, None
+        self._head_bytes, self._head_since = 0, None
         if self.parser.should_upgrade() or self.cycle.response_complete:
             return
         self.cycle.more_body = False
@@ -254,18 +266,14 @@ class Connection(HttpToolsProtocol):
         if self._is_authorized:
             super()._start_asgi_task(cycle, app)
         else:
-            self._connections.requests.add(self.address, partial(self._start, cycle, app))
+            client = find_client(cycle.scope, self._connections.proxies)
+            self._connections.requests.add(client, partial(self._start, cycle, app))
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self.transport.is_closing():
             self._forget_requests()
         else:
             super()._start_asgi_task(cycle, app)
-
-
-def _refuse_foreign(data: bytes) -> None:
-    if _FOREIGN.search(data):
-        raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
 
 
 def _large_head(reason: str) -> Refused:

@@ -28,7 +28,8 @@ def refusal_of(error: httptools.HttpParserError) -> Refusal:
     cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
     if isinstance(cause, Refused):
         return cause.refusal
-    return Refusal(400, "bad_request", f"this is not valid HTTP/1.1: {cause}")
+    reason = f": {error}" if cause is error else ""  # the message of any other cause is for developers
+    return Refusal(400, "bad_request", f"this is not valid HTTP/1.1{reason}")
 
 
 _HEADERS = b"content-type: application/json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -27,7 +28,7 @@ from eventmill.shutdown import Shutdown
 
 KEEP_ALIVE_SECONDS = 75  # load balancers close idle connections after 60 s, and must do so first
 FINISH_SECONDS = 7  # a little more than the publisher's deadline
-_HANDSHAKES_SHARE = 4  # a fourth of the connections may be in their TLS handshake
+_SWITCH_SECONDS = 0.0005  # Python's default is ten times as long, and a busy event loop makes every other thread wait
 
 
 async def serve_api(
@@ -41,28 +42,30 @@ async def serve_api(
 ) -> None:
     """Serve the API over open backends until the shutdown, and answer every request that was accepted by then."""
     queue, store = opened
+    sys.setswitchinterval(_SWITCH_SECONDS)
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
         budget, days = Budget(settings.memory_bytes), settings.retention_days
         app = create_app(services, shutdown, budget, access, choice.http_apps, days)
         limit = _connection_limit(settings)
         connections = Connections(limit, access.proxies)
-        handshakes = Connections(max(2, limit // _HANDSHAKES_SHARE), access.proxies)
+        opening = Connections(limit, access.proxies)
         helpers = (
             asyncio.create_task(manage_memory(queue, shutdown), name="eventmill-memory"),
-            asyncio.create_task(connections.watch(shutdown), name="eventmill-connections"),
+            asyncio.create_task(connections.watch(), name="eventmill-connections"),
+            asyncio.create_task(opening.watch(), name="eventmill-opening"),
             asyncio.create_task(access.keys.watch(shutdown), name="eventmill-keys"),
         )
-        server = _Server(_configure(app, connections), load_certificate(settings), handshakes)
+        server = _Server(_configure(app, connections), load_certificate(settings), opening)
         await _serve_http(server, listener, shutdown, delay_seconds)
         for helper in helpers:
             helper.cancel()
 
 
 def _connection_limit(settings: Settings) -> int:
-    """Return the limit of connections; the backends need open files, too."""
+    """Return the limit of connections. As many may wait to be opened, and the backends need open files, too."""
     files = raise_file_limit()
-    return settings.max_connections if files is None else min(settings.max_connections, max(1, files // 2))
+    return settings.max_connections if files is None else min(settings.max_connections, max(2, files // 3))
 
 
 class _Server(uvicorn.Server):
@@ -71,10 +74,10 @@ class _Server(uvicorn.Server):
     It accepts connections through an `Acceptor`. `_serve_http` decides when it stops.
     """
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshakes: Connections) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, opening: Connections) -> None:
         super().__init__(config)
         self._tls = tls
-        self._handshakes = handshakes
+        self._opening = opening
         self._stopping = asyncio.Event()
         self._accepting: list[asyncio.Task[None]] = []
 
@@ -86,8 +89,8 @@ class _Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        acceptor = Acceptor(create_protocol, self._tls, self._handshakes)
-        self._accepting = [asyncio.create_task(acceptor.run(listener)) for listener in sockets or ()]
+        self._acceptor = Acceptor(create_protocol, self._tls, self._opening)
+        self._accepting = [asyncio.create_task(self._acceptor.run(listener)) for listener in sockets or ()]
         self.servers = []
         self.started = True
 
@@ -95,6 +98,7 @@ class _Server(uvicorn.Server):
         for task in self._accepting:
             task.cancel()
         await asyncio.wait(self._accepting)
+        self._acceptor.close()
         await super().shutdown(sockets)
 
     def stop(self) -> None:
