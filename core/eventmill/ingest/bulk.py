@@ -121,7 +121,7 @@ async def _split_lines(body: bytes, line: Line) -> Items:
 
 
 async def _split_json(body: bytes, line: Line) -> tuple[Items, str]:
-    is_shape, reason = False, "is not a complete JSON array of events"
+    is_shape, reason = False, "is not a complete JSON array of events, or it is too complex"
     if len(body) > windows.WINDOW_BYTES:
         if split := await windows.split(body, MAX_BULK_EVENTS, line):
             return split
