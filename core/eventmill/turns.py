@@ -19,19 +19,22 @@ class Turns:
     The clients take turns, however much work each of them has.
 
     Args:
-        rests: whether to leave the processor to other threads for 1 ms after every second piece. A busy event loop
-            keeps the interpreter's lock, for which the threads of queues and stores would wait 5 ms each time.
+        rests: whether to rest for 1 ms after every second piece. A loop that is always busy keeps a processor and the
+            interpreter's lock, and the threads of queues and stores wait for both.
     """
 
     def __init__(self, *, rests: bool = False) -> None:
         self._rests = rests
         self._until_rest = _REST_AFTER
+        self._ran_at = 0.0
         self._pieces: dict[str, deque[Callable[[], object]]] = {}  # of each client; the first client is the next
         self._lines: dict[str, Line] = {}
 
     def add(self, client: str, piece: Callable[[], object]) -> None:
         """Run a piece of work, which takes about 2 ms at most, when it is the turn of this client."""
         if not self._pieces:
+            if time.monotonic() - self._ran_at > _REST_SECONDS:
+                self._until_rest = _REST_AFTER  # nothing ran for a while
             self._schedule()
         self._pieces.setdefault(client, deque()).append(piece)
 
@@ -43,6 +46,7 @@ class Turns:
             self._pieces[client] = pieces  # behind the other clients
         if self._pieces:
             self._schedule()
+        self._ran_at = time.monotonic()
         piece()
 
     def _schedule(self) -> None:

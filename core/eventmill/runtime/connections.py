@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from eventmill.networks import Network, is_in, parse_address
+from eventmill.networks import Network
 from eventmill.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,10 @@ class Connections:
         return is_within
 
     def _is_proxy(self, address: str) -> bool:
-        return is_in(parse_address(address.partition("/")[0]), self.proxies)
+        if not address:
+            return False
+        client = ipaddress.ip_network(address)
+        return any(client.version == proxy.version and client.overlaps(proxy) for proxy in self.proxies)
 
     def remove(self, peer: Peer) -> None:
         if peer in self._open:

@@ -148,6 +148,7 @@ class Connection(HttpToolsProtocol):
         """Respond with the error, after the requests before it, and close the connection."""
         self._refusal = refusal
         self.headers, self.scope = [], None  # type: ignore[assignment]  # what was read of the request
+        self._data, self._head = b"", []
         cycle = self.cycle
         if not self._is_idle and not cycle.more_body:
             return  # it is sent after the last response
