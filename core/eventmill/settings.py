@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         default=10_000,
         ge=16,
         le=1_000_000,
-        description="maximum number of open connections per API process, half of them from one address; at most half"
+        description="maximum number of open connections per API process, half of them from one address; at most a third"
         " of the files that the system allows",
     )
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)] = Field(
