@@ -57,6 +57,6 @@ def test_a_client_that_does_not_read_its_responses_is_cut_off(tmp_path: Path) ->
         asyncio.run(be_honest(port_of(program), HONEST, 1))
         before = len(list(files.iterdir()))
         with start_attack("unread_responses", port_of(program), ATTACKER, 29, CONNECTIONS):
-            wait_until(lambda: len(list(files.iterdir())) >= before + CONNECTIONS)
+            wait_until(lambda: len(list(files.iterdir())) >= before + CONNECTIONS - 1)  # the honest one may still count
             wait_until(lambda: len(list(files.iterdir())) < before + 5, 28)
         assert "Traceback" not in program.output

@@ -109,7 +109,7 @@ class Reader:
 
 def _encoding_of(scope: Scope) -> bytes:
     """Return the Content-Encoding, empty for none."""
-    if not any(name == b"content-encoding" for name, _ in scope["headers"]):
+    if b"content-encoding" not in dict(scope["headers"]):  # most requests have none
         return b""
     encoding = header(scope, b"content-encoding")
     return b"" if encoding == b"identity" else encoding
