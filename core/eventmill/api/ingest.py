@@ -61,6 +61,9 @@ class PostEvent:
         waits = _waits(scope["query_string"])
         with self.reader.budget.hold() as hold:
             body = await self.reader.read(scope, receive, hold)
+            if header(scope, b"content-encoding"):
+                async with self.reader.line(scope, receive) as waiting_line:
+                    body = await self.reader.decompress(scope, body, hold, waiting_line)
             now_ms = _now_ms()
             principal: Principal = scope["state"]["principal"]
             event = parse_event(body, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
@@ -93,7 +96,7 @@ class PostBulk:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.reader.budget.hold() as hold:
-            body = await self.reader.receive(scope, receive, hold)
+            body = await self.reader.read(scope, receive, hold)
             now_ms = _now_ms()
             principal: Principal | None = scope["state"]["principal"]
             async with self.reader.line(scope, receive) as line:

@@ -60,24 +60,15 @@ class Reader:
         self._shutdown = shutdown
 
     async def read(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
-        """Return the whole body, decompressed; `hold` grows with it.
+        """Return the whole body as it was sent; `hold` grows with it.
 
-        Raise PayloadTooLarge, UnsupportedEncoding, InvalidRequest, BodyTimeout, Overloaded, or ClientDisconnected.
+        Raise PayloadTooLarge, UnsupportedEncoding, BodyTimeout, Overloaded, or ClientDisconnected.
         """
-        body = await self.receive(scope, receive, hold)
-        if not _encoding_of(scope):
-            return body
-        async with self.line(scope, receive) as line:
-            return await self.decompress(scope, body, hold, line)
-
-    async def receive(self, scope: Scope, receive: Receive, hold: Hold) -> bytes:
-        """Return the whole body as it was sent. Raise as `read` does."""
         headers = dict(scope["headers"])
         if len(headers.get(b"content-length", b"")) >= _LARGE_DIGITS:
             _refuse_announced(scope)
-        if (encoding := _encoding_of(scope)) not in (b"", b"gzip", b"x-gzip", b"zstd"):
-            name = encoding.decode(errors="replace")
-            raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
+        if b"content-encoding" in headers:
+            _check_encoding(scope)
         try:
             with self._shutdown.limit(WINDOW_SECONDS, last_seconds=SHUTDOWN_SECONDS) as limit:
                 return await _read(receive, hold, limit)
@@ -87,9 +78,12 @@ class Reader:
             ) from None
 
     async def decompress(self, scope: Scope, body: bytes, hold: Hold, line: Line) -> bytes:
-        """Return the decompressed body. Raise as `read` does."""
-        encoding = _encoding_of(scope)
-        if not encoding:
+        """Return the decompressed body; `hold` counts its size in the end.
+
+        Raise PayloadTooLarge, InvalidRequest or Overloaded.
+        """
+        encoding = header(scope, b"content-encoding")
+        if encoding in (b"", b"identity"):
             return body
         return await _unpack(body, _decompress(body) if encoding == b"zstd" else _inflate(body), hold, line)
 
@@ -107,12 +101,11 @@ class Reader:
             yield line
 
 
-def _encoding_of(scope: Scope) -> bytes:
-    """Return the Content-Encoding, empty for none."""
-    if b"content-encoding" not in dict(scope["headers"]):  # most requests have none
-        return b""
+def _check_encoding(scope: Scope) -> None:
     encoding = header(scope, b"content-encoding")
-    return b"" if encoding == b"identity" else encoding
+    if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"zstd"):
+        name = encoding.decode(errors="replace")
+        raise UnsupportedEncoding(f"Content-Encoding {name!r} is not supported: use gzip or zstd, or none")
 
 
 async def _is_disconnected(receive: Receive) -> bool:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
 _MAX_FILES = 65_536
-_PIECE_BYTES = 16 * 1024
+PIECE_BYTES = 16 * 1024
 
 
 class Peer(Protocol):
@@ -43,7 +43,7 @@ class Connections:
         self.limit = limit
         self.limit_per_address = max(1, limit // 2)
         self.refused = 0
-        self.buffer = memoryview(bytearray(_PIECE_BYTES))
+        self.buffer = memoryview(bytearray(PIECE_BYTES))
         self.reading = Turns()
         self.requests = Turns(rests=True)
         self.proxies = tuple(proxies)

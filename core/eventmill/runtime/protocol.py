@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from eventmill.networks import client_of, find_client
-from eventmill.runtime.connections import Connections
+from eventmill.runtime.connections import PIECE_BYTES, Connections
 from eventmill.runtime.refusals import Refusal, Refused, encode_refusal, refusal_of
 
 HEAD_BYTES = 64 * 1024
@@ -24,7 +24,6 @@ UNREAD_SECONDS = 20.0  # a client must read some of its response in this time
 # A client that is still sending would lose the response if the connection closed at once. The time is random, since a
 # thousand clients whose connections close in the same moment would all return in the same moment.
 _LINGER_SECONDS = (1.0, 2.0)
-_FOREIGN = (b" RTSP/", b" ICE/")  # protocols that the parser takes for HTTP
 
 
 class Connection(HttpToolsProtocol):
@@ -106,7 +105,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._parse(data)
-        if len(data) == len(self._connections.buffer):  # there is more to read
+        if len(data) == PIECE_BYTES:  # there is more to read
             self.transport.pause_reading()
             self._connections.reading.add(self.address, self._read_on)
         if self._head_since is None and self._is_idle:  # line feeds, or the rest of a body that is not read
@@ -181,13 +180,20 @@ class Connection(HttpToolsProtocol):
             raise Refused(414, "uri_too_long", f"the URL is longer than {URL_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        # As the base class does, without a second call for each line.
         if len(self.headers) == HEAD_LINES:
             raise _large_head(f"has more than {HEAD_LINES} lines")
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_bytes, self._head_since = 0, None
-        self._refuse_foreign()
+        head = self._head[0] if len(self._head) == 1 else b"".join(self._head)
+        self._head = []
+        if b" RTSP/" in head or b" ICE/" in head:
+            self._refuse_foreign(head)
         if (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
             raise Refused(505, "http_version_not_supported", f"HTTP/{version} is not supported: use HTTP/1.1")
         if self.parser.should_upgrade():
@@ -199,14 +205,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # the application has its own list, which trailers must not change
 
-    def _refuse_foreign(self) -> None:
-        """Refuse other protocols, which the parser takes for HTTP."""
-        head = self._head[0] if len(self._head) == 1 else b"".join(self._head)
-        self._head = []
-        if not any(protocol in head for protocol in _FOREIGN):
-            return
-        line = rb"%b +%b +(RTSP|ICE)/" % (self.parser.get_method(), re.escape(self.url))  # also other data is in `head`
-        if re.search(line, head):
+    def _refuse_foreign(self, head: bytes) -> None:
+        """Refuse other protocols, which the parser takes for HTTP. There may be other data around the head."""
+        if re.search(rb"%b +%b +(RTSP|ICE)/" % (self.parser.get_method(), re.escape(self.url)), head):
             raise Refused(505, "http_version_not_supported", "the protocol must be HTTP/1.1")
 
     def _note_earlier(self, cycle: RequestResponseCycle) -> None:
