@@ -7,7 +7,7 @@ from eventmill.consumer import DRAIN_SECONDS
 from eventmill.runtime.backends import Choice, choose
 from eventmill.runtime.consuming import create_consumer
 from eventmill.runtime.logs import start_log
-from eventmill.runtime.loop import manage_memory, run_loop, shutdown_on_signal
+from eventmill.runtime.loop import freeze_garbage, run_loop, shutdown_on_signal
 from eventmill.settings import Settings, load
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ async def _consume(settings: Settings, choice: Choice) -> None:
         consumer = create_consumer(settings, choice, queue, store, shutdown)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: shutdown.ask())  # it ends early only if it fails
-        managing = asyncio.create_task(manage_memory(queue, shutdown), name="eventmill-memory")
+        freezing = asyncio.create_task(freeze_garbage(queue), name="eventmill-freeze")
         log.info("consuming from %s into %s", choice.queue.backend.name, choice.require_store().backend.name)
         await shutdown.wait()
         shutdown.begin(DRAIN_SECONDS)
-        managing.cancel()
+        freezing.cancel()
         await consuming

@@ -60,7 +60,7 @@ def shutdown_on_signal() -> Shutdown:
 
 async def manage_memory(queue: Queue, shutdown: Shutdown) -> None:
     """Exempt the loaded code from garbage collection, and return free memory to the system until the shutdown."""
-    await _freeze_garbage(queue)
+    await freeze_garbage(queue)
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):  # another C library
@@ -70,7 +70,7 @@ async def manage_memory(queue: Queue, shutdown: Shutdown) -> None:
         await asyncio.to_thread(trim, 0)  # less than 1 ms, or several after a peak
 
 
-async def _freeze_garbage(queue: Queue) -> None:
+async def freeze_garbage(queue: Queue) -> None:
     """Exempt all loaded code from garbage collection, since scanning it pauses the process for 0.1 s.
 
     The rest is collected less often: the objects of a few hundred concurrent requests are not garbage.
