@@ -8,6 +8,8 @@ import contextlib
 import gzip
 import os
 import re
+import socket
+import struct
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
@@ -133,6 +135,10 @@ async def abandoned_questions(reader: StreamReader, writer: StreamWriter) -> Non
     await asyncio.sleep(0.05)
 
 
+async def resets(reader: StreamReader, writer: StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 async def _ask(reader: StreamReader, writer: StreamWriter, request: bytes) -> None:
     """Send the request again when it is answered."""
     while True:
@@ -163,6 +169,7 @@ ATTACKS: dict[str, Callable[[StreamReader, StreamWriter], Awaitable[None]]] = {
         bodies_without_a_key,
         blank_lines,
         abandoned_questions,
+        resets,
     )
 }
 

@@ -16,7 +16,7 @@ from eventmill.settings import Settings, split_address
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048
+_BACKLOG = 2048
 _HANDSHAKE_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 
@@ -26,7 +26,7 @@ def bind(address: str) -> socket.socket:
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {address} ({error.strerror or error}): choose another address with --listen"

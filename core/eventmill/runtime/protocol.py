@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -253,7 +254,7 @@ class Connection(HttpToolsProtocol):
         self._is_authorized = self.cycle.scope["state"].get("principal") is not None
         self.flow.resume_reading()
         if self.pipeline:
-            self._connections.requests.add(self.address, self._start_next)
+            self._take_turn(self.pipeline[-1][0], self._start_next)
         elif self._refusal:
             self._send_refusal(self._refusal)
         else:
@@ -268,8 +269,10 @@ class Connection(HttpToolsProtocol):
         if self._is_authorized:
             super()._start_asgi_task(cycle, app)
         else:
-            client = find_client(cycle.scope, self._connections.proxies)
-            self._connections.requests.add(client, partial(self._start, cycle, app))
+            self._take_turn(cycle, partial(self._start, cycle, app))
+
+    def _take_turn(self, cycle: RequestResponseCycle, start: Callable[[], None]) -> None:
+        self._connections.requests.add(find_client(cycle.scope, self._connections.proxies), start)
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self.transport.is_closing():
