@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from eventmill.errors import Overloaded
 
 PIECE_SECONDS = 0.002
-_REST_AFTER, _REST_SECONDS = 2, 0.001
+_BUSY_SECONDS, _REST_SECONDS = 0.002, 0.001
 MAX_WAITING = 512  # requests of one client
 
 
@@ -19,13 +19,13 @@ class Turns:
     The clients take turns, however much work each of them has.
 
     Args:
-        rests: whether to rest for 1 ms after every second piece. A loop that is always busy keeps a processor and the
+        rests: whether to rest for 1 ms after every 2 ms of pieces. A loop that is always busy keeps a processor and the
             interpreter's lock, and the threads of queues and stores wait for both.
     """
 
     def __init__(self, *, rests: bool = False) -> None:
         self._rests = rests
-        self._until_rest = _REST_AFTER
+        self._rested_at = 0.0
         self._ran_at = 0.0
         self._pieces: dict[str, deque[Callable[[], object]]] = {}  # of each client; the first client is the next
         self._lines: dict[str, Line] = {}
@@ -33,8 +33,9 @@ class Turns:
     def add(self, client: str, piece: Callable[[], object]) -> None:
         """Run a piece of work, which takes about 2 ms at most, when it is the turn of this client."""
         if not self._pieces:
-            if time.monotonic() - self._ran_at > _REST_SECONDS:
-                self._until_rest = _REST_AFTER  # nothing ran for a while
+            now = time.monotonic()
+            if now - self._ran_at > _REST_SECONDS:  # nothing ran for a while
+                self._rested_at = now
             self._schedule()
         self._pieces.setdefault(client, deque()).append(piece)
 
@@ -51,13 +52,12 @@ class Turns:
 
     def _schedule(self) -> None:
         """Run the next piece in the next pass, or after a rest."""
-        loop = asyncio.get_running_loop()
-        self._until_rest -= self._rests
-        if self._until_rest:
-            loop.call_soon(self._run_next)
-        else:
-            self._until_rest = _REST_AFTER
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        if self._rests and now - self._rested_at > _BUSY_SECONDS:
+            self._rested_at = now + _REST_SECONDS
             loop.call_later(_REST_SECONDS, self._run_next)
+        else:
+            loop.call_soon(self._run_next)
 
     @asynccontextmanager
     async def line(self, client: str) -> "AsyncIterator[Line]":
