@@ -5,12 +5,13 @@ ARGS ?=
 NAME ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check lock bench soak steady clean
+.PHONY: help run test check docs lock bench soak steady clean
 
 help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080    (make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and run all tests                               (make test ARGS='-k bulk')"
 	@echo "make check  run ruff and mypy"
+	@echo "make docs   write docs/settings.md from the settings classes"
 	@echo "make lock   resolve the versions in requirements-dev.txt again"
 	@echo "make bench  run all benchmarks; needs wrk                          (make bench NAME=ingest_bulk)"
 	@echo "make soak   100,000 simulated runs, 20 minutes of crashes, attacks (make soak SEEDS=1000 ARGS=60)"
@@ -33,6 +34,9 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: .venv/.dev
+	@$(BIN)/eventmill settings --markdown > docs/settings.md
 
 # After a change of dependencies: resolve them anew, without the present versions.
 lock: .venv/bin/python

@@ -200,7 +200,7 @@ class Gates:
         return time.monotonic() - accepted
 
     def _details(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self._url}/health/details", timeout=10).raise_for_status().json())
+        return dict(httpx.get(f"{self._url}/status", timeout=10).raise_for_status().json())
 
     def _total(self) -> int:
         """Return how many events are counted; 0 while the store is unavailable."""

@@ -115,8 +115,18 @@ async def test_the_documentation_needs_no_other_server(mill: Mill, path: str) ->
 
 async def test_the_schema_describes_every_route_and_its_limits(mill: Mill) -> None:
     schema = (await mill.client.get("/openapi.json")).json()
-    health = {"/health", "/health/live", "/health/ready", "/health/details"}
-    assert set(schema["paths"]) == {"/events", "/events/bulk", "/metrics"} | health
+    health = {"/health", "/health/live", "/health/ready"}
+    operator = {
+        "/status",
+        "/check",
+        "/pause",
+        "/resume",
+        "/dead-letters",
+        "/dead-letters/replay",
+        "/dead-letters/purge",
+    }
+    events = {"/events", "/events/bulk", "/events/lookup", "/events/refused", "/metrics"}
+    assert set(schema["paths"]) == events | health | operator
     event = schema["components"]["schemas"]["SentEvent"]
     assert set(event["required"]) == {"event_name", "channel", "user_id", "timestamp"}
     assert event["additionalProperties"] is False

@@ -40,7 +40,7 @@ def test_every_extra_in_the_image_is_one() -> None:
     assert set(named.split(",")) <= set(extras)
 
 
-@pytest.mark.parametrize("profile", ["redis", "sqs"])
+@pytest.mark.parametrize("profile", ["redis", "sqs", "metrics"])
 def test_docker_accepts_the_stack(profile: str) -> None:
     command = ["docker", "compose"]
     if (

@@ -88,11 +88,11 @@ async def main():
 asyncio.run(main())
 
 from eventmill.api.openapi import SentEvent
-from eventmill.api.receipts import StoredEventResponse, _to_response
+from eventmill.api.receipts import StoredEventResponse, to_stored
 import msgspec
 assert "country" in msgspec.json.schema_components([SentEvent])[1]["SentEvent"]["properties"]
 assert "country" in StoredEventResponse.model_fields
-assert _to_response(event).context == {"deep": [1]}
+assert to_stored(event).context == {"deep": [1]}
 """
 
 _CREATE = """

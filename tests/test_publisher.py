@@ -152,7 +152,7 @@ async def test_a_lost_reply_is_repeated_for_what_was_lost_alone() -> None:
             await publisher.publish(LINES[:2900])
             assert blinking.sizes[0] == blinking.sizes[1] > 1
             assert blinking.sizes[2:] == [1]
-            assert (publisher.confirmed, publisher.unconfirmed) == (2900, 0)
+            assert (publisher.telemetry.confirmed, publisher.telemetry.unconfirmed) == (2900, 0)
 
 
 @pytest.mark.parametrize("failure", [QueueUnavailable("away"), RuntimeError("a bug in a plugin")])
@@ -172,7 +172,7 @@ async def test_a_queue_that_reports_a_malformed_failure_fails_its_callers() -> N
         queue.failure = failure
         with pytest.raises(QueueUnavailable):
             await publisher.publish(LINES[:1])
-        assert publisher.unconfirmed == 1
+        assert publisher.telemetry.unconfirmed == 1
         queue.failure = None
         await publisher.publish(LINES[:1])
 

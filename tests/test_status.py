@@ -57,7 +57,7 @@ async def test_a_store_that_is_unavailable_leaves_only_its_part_empty() -> None:
             raise StoreUnavailable("away")
 
     async with running_mill(wrap_store=Away) as mill:
-        details = (await mill.client.get("/health/details")).json()
+        details = (await mill.client.get("/status")).json()
         assert (details["ready"], details["dead"], details["newest_event_at"]) == (0, 0, None)
 
 
@@ -68,10 +68,10 @@ async def test_the_api_shows_its_details_and_what_it_counted_itself() -> None:
             assert (await mill.client.post("/events", json=event)).status_code == 202
 
         async def is_stored() -> bool:
-            return bool((await mill.client.get("/health/details")).json()["newest_event_at"] == 1_700_000_000)
+            return bool((await mill.client.get("/status")).json()["newest_event_at"] == 1_700_000_000)
 
         await eventually(is_stored)
-        details = (await mill.client.get("/health/details")).json()
+        details = (await mill.client.get("/status")).json()
         assert details["since_start"]["events_accepted"] == 3
         assert details["since_start"]["events_unconfirmed"] == 0
 

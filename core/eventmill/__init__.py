@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from eventmill.queries.metrics import MetricsQuery as MetricsQuery
     from eventmill.settings import PluginSettings as PluginSettings
     from eventmill.settings import Reach as Reach
+    from eventmill.times import describe_skew as describe_skew
 
 __version__ = "0.1.0"
 
@@ -95,6 +96,7 @@ _PUBLIC = {
         AsgiApp HttpApp KeyScope Principal QueueBackend RouteScope Services StoreBackend hookimpl principal_of
     """,
     "eventmill.settings": "PluginSettings Reach",
+    "eventmill.times": "describe_skew",
     "pydantic": "SecretStr",
     "pydantic_settings": "SettingsConfigDict",
 }

@@ -32,11 +32,12 @@ A plugin is a module that an entry point of the group `eventmill` names. This on
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
+from prometheus_client import CollectorRegistry
 
 from eventmill.errors import StoreUnavailable, Unauthenticated
 from eventmill.event import Event, encode_line
@@ -132,6 +133,8 @@ class Services:
         queue: the queue; `publish` is the way to add events to it.
         store: the store, or None if the process has none; `query` is the way to read it.
         publisher, limiter: the parts behind `publish` and `query`.
+        registry: of prometheus_client, for the metrics of the application. Their names start with `eventmill_` and
+            those of the plugin, their labels have few values.
     """
 
     project: str
@@ -139,11 +142,15 @@ class Services:
     store: Store | None
     publisher: "Publisher"
     limiter: QueryLimiter
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Return when all events are durable in the queue. Raise QueueUnavailable."""
-        if events:
-            await self.publisher.publish([encode_line(event) for event in events])
+        lines: dict[str, list[bytes]] = {}
+        for event in events:
+            lines.setdefault(event.project, []).append(encode_line(event))
+        for project, own in lines.items():
+            await self.publisher.publish(own, project)
 
     async def query(
         self,

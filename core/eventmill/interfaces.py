@@ -19,10 +19,11 @@ its traceback.
 and 8 receives at a time, 2 inserts plus up to 19 small ones while it isolates failing messages, and 8 queries. Any
 number of processes may do so.
 
-**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and `metrics`. `consume` calls `receive`,
-`ack`, `release`, `extend`, `depth`, `dead.publish`, `insert` and `check`. `run` and `migrate` call `migrate`. A process
-calls `check` at most once per second, when a load balancer asks for readiness. Core inserts canary events of the
-project `_eventmill`.
+**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and `metrics`, and `insert` when an
+operator pauses the consumers. `consume` calls `receive`, `ack`, `release`, `extend`, `depth`, `dead.publish`, `insert`,
+`find` and `check`. `run` and `migrate` call `migrate`. Every process calls `collect` when Prometheus scrapes it, and
+`check` at most once per second, when a load balancer asks for readiness. Core inserts events of the project
+`_eventmill`: canaries, and the order to pause.
 
 **Time limits.** A call must end within these times:
 
@@ -42,14 +43,17 @@ is delivered again after its lease at the latest.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventmill.event import Event, EventBatch, Identity, Position
 from eventmill.queries import reference
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.metrics import Metrics, MetricsQuery
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 MIN_BODY_BYTES = 40 * 1024
 
@@ -194,6 +198,16 @@ class Queue(ABC):
             QueueMisconfigured: retrying cannot help, for example after a wrong address or missing permissions.
         """
 
+    def collect(self) -> Iterable["Metric"]:
+        """Return the backend's own metrics, for each scrape of Prometheus: at once, without asking a server.
+
+        A metric is one of the package prometheus_client: keep `counter = Counter("eventmill_queue_nats_calls", "Calls
+        of the server.", ["operation"], registry=None)` in an attribute, and return `counter.collect()` here; or create
+        a `GaugeMetricFamily` for the occasion. Names start with `eventmill_queue_`, the name of the backend, and `_`.
+        Labels have few values, and no addresses and secrets. `dead` is not asked. The default returns nothing.
+        """
+        return ()
+
     async def migrate(self) -> None:
         """Create what is missing on the server, also for the dead letters. Repeating it is harmless.
 
@@ -272,6 +286,10 @@ class Store(ABC):
 
         A check asks the server, as the check of a queue does, and fails if the schema is missing or outdated.
         """
+
+    def collect(self) -> Iterable["Metric"]:
+        """Return the backend's own metrics, as `Queue.collect` does; the names start with `eventmill_store_`."""
+        return ()
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
         """Return the stored events with these identities, up to 500, in any order.

@@ -37,6 +37,8 @@ def _split(value: object) -> object:
 ORIGIN_PATTERN = r"^(https?://[^/\s]+|\*)$"
 Origin = Annotated[str, Field(pattern=ORIGIN_PATTERN)]
 Address = Annotated[str, AfterValidator(_check_address)]
+OFF = "off"
+OpsAddress = Annotated[str, AfterValidator(lambda text: text if text == OFF else _check_address(text))]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -94,6 +96,11 @@ class Settings(BaseSettings):
         default=None, description="PEM file with the certificate chain; the API then uses HTTPS"
     )
     tls_key: Path | None = Field(default=None, description="PEM file with the private key of the certificate")
+    ops_listen: OpsAddress | None = Field(
+        default=None,
+        description="the operations address, HOST:PORT, with metrics for Prometheus, liveness and readiness, without"
+        " keys; `off` for none; default: 127.0.0.1:9464 for `serve`, 127.0.0.1:9465 for `consume`, `off` for `run`",
+    )
     linger_ms: float | None = Field(
         default=None,
         ge=0,
@@ -195,11 +202,16 @@ def load(kind: type[S], **overrides: Any) -> S:
 def is_set(kind: type[BaseSettings], name: str) -> bool:
     """Return whether the environment or `.env` sets this field."""
     variable = _variable(kind, name)
-    return any(key.upper() == variable and value for key, value in _present().items())
+    return variable in read_given()
 
 
 def _present() -> dict[str, str | None]:
     return {**(dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}), **os.environ}
+
+
+def read_given() -> dict[str, str]:
+    """Return the variables of the environment and of `.env` that are not empty."""
+    return {name.upper(): value for name, value in _present().items() if value}
 
 
 def variables(kind: type[BaseSettings]) -> list[str]:
@@ -213,7 +225,7 @@ def _variable(kind: type[BaseSettings], name: str) -> str:
 
 def _former(kind: type[BaseSettings]) -> dict[str, str]:
     """Return the values of fields that are set by the former name of their variable only."""
-    present = {name.upper(): value for name, value in _present().items() if value}
+    present = read_given()
     former = {new: present[old] for old, new in FORMER_NAMES.items() if old in present and new not in present}
     return {name: former[_variable(kind, name)] for name in kind.model_fields if _variable(kind, name) in former}
 

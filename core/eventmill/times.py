@@ -1,5 +1,6 @@
 """Parse and format times. Inside eventmill a time is an integer of unix milliseconds or microseconds."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -10,6 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_SECONDS = 1e11  # the year 5138: a greater number is in a smaller unit
 
+_SKEW_SECONDS = 5.0
 _MAX_DESCRIBED_MS = 253_402_300_799_000
 
 Rfc3339 = Annotated[datetime, Meta(tz=True)]
@@ -39,6 +41,15 @@ def parse_time(text: str) -> int:
         hint = "; encode the + of the offset as %2B" if " " in text else ""
         raise ValueError(f"is neither unix seconds nor an RFC 3339 time such as 2025-12-26T03:00:00Z{hint}") from None
     return to_microseconds(moment)
+
+
+def describe_skew(server_seconds: float, name: str) -> list[str]:
+    """Return a warning if the clock of a server, in unix seconds, differs by 5 s or more from that of this machine."""
+    skew = server_seconds - time.time()
+    if abs(skew) < _SKEW_SECONDS:
+        return []
+    words = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'}"
+    return [f"the clock of {name} is {words} that of this machine: run `timedatectl set-ntp true`"]
 
 
 def describe(time_ms: int) -> str:

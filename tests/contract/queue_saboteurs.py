@@ -3,9 +3,12 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+from prometheus_client import Counter, Metric
+from prometheus_client.core import GaugeMetricFamily
 
 import eventmill_queue_memory
 from eventmill import Delivery, Depth, Queue, QueueBackend, QueueUnavailable
@@ -304,6 +307,20 @@ class NeverReconnects(Honest):
         return await super().check()
 
 
+class LabelsByMessage(Honest):
+    def __init__(self, inner: Queue) -> None:
+        super().__init__(inner)
+        self._counter = Counter("eventmill_queue_labelsbymessage_acks", "Acks.", ["body"], registry=None)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._counter.labels(delivery.body.hex()).inc()
+        await super().ack(deliveries)
+
+    def collect(self) -> Iterable[Metric]:
+        return [*self._counter.collect(), GaugeMetricFamily("other_name", "It has another prefix.", 1)]
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_any_number_of_messages_arrives_once_each",
     Doubles: "test_any_number_of_messages_arrives_once_each",
@@ -345,6 +362,7 @@ CAUGHT_BY: dict[type[Honest], str] = {
     ChecksBlindly: "test_a_queue_recovers_when_its_server_is_back",
     NeverReconnects: "test_a_queue_recovers_when_its_server_is_back",
     EmptiesByMigrating: "test_migrating_again_keeps_all_messages",
+    LabelsByMessage: "test_metrics_have_proper_names_and_few_labels",
 }
 
 

@@ -5,11 +5,13 @@ import dataclasses
 import itertools
 import time
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
 
 import eventmill_store_memory
 from eventmill import (
@@ -136,6 +138,37 @@ class MergesByIdAlone(FirstArrivalWins):
 class IgnoresNames(Honest):
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
         return await self.inner.scan(dataclasses.replace(filter, event_names=None), before, limit)
+
+
+class IgnoresIds(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await self.inner.scan(dataclasses.replace(filter, event_id=None), before, limit)
+
+
+class FindsFormerUsers(Honest):
+    """It looks for a user before it drops former versions."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._every: list[Event] = []
+
+    async def insert(self, batch: EventBatch) -> None:
+        self._every += batch.events
+        await super().insert(batch)
+
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        if filter.user_id is None or before is not None:
+            return await super().scan(filter, before, limit)
+        found = EventBatch.of(event for event in self._every if filter.matches(event)).events
+        return sorted(found, key=lambda event: (-event.timestamp_ms, event.event_name, event.event_id))
+
+
+class CountsBackwards(Honest):
+    _count = 1000.0
+
+    def collect(self) -> Iterable[Metric]:
+        self._count -= 1
+        return [CounterMetricFamily("eventmill_store_countsbackwards_calls", "It falls.", self._count)]
 
 
 class IgnoresProjects(Honest):
@@ -381,6 +414,9 @@ CAUGHT_BY: dict[type[Honest], str] = {
     LastArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
     FirstArrivalWins: "test_the_greatest_version_wins_whatever_the_order",
     MergesByIdAlone: "test_events_that_differ_in_any_part_of_the_identity_are_different",
+    IgnoresIds: "test_a_scan_finds_the_events_of_an_id_and_of_a_user",
+    FindsFormerUsers: "test_a_scan_finds_the_events_of_an_id_and_of_a_user",
+    CountsBackwards: "test_metrics_have_proper_names_and_few_labels",
     IgnoresNames: "test_a_scan_keeps_to_its_project_and_names",
     IgnoresProjects: "test_a_scan_keeps_to_its_project_and_names",
     IgnoresTheStart: "test_a_scan_starts_at_its_start_and_ends_before_its_end",

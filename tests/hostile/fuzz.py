@@ -19,7 +19,9 @@ def fuzz(folder: Path, examples: int, seed: int) -> str:
 
     Raise AssertionError if a response breaks the schema, or if the server does not survive.
     """
-    secret = eventmill("keys", "new", "--scope", "admin", cwd=folder, settings=_SETTINGS).stdout.strip()
+    secret = eventmill(
+        "keys", "new", "--scope", "admin", "--project", "*", cwd=folder, settings=_SETTINGS
+    ).stdout.strip()
     with running("run", "--listen", "127.0.0.1:0", cwd=folder, settings=_SETTINGS) as program:
         command = [
             str(Path(sys.executable).with_name("schemathesis")),

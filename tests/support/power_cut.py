@@ -209,7 +209,7 @@ class Mill:
 
 
 def _is_drained(url: str) -> bool:
-    depth = httpx.get(f"{url}/health/details", timeout=10).json()
+    depth = httpx.get(f"{url}/status", timeout=10).json()
     return bool(depth["ready"] == depth["in_flight"] == 0)
 
 

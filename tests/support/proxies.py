@@ -1,6 +1,8 @@
 """Backends that pass everything on: tests subclass them to add a fault that a real backend cannot be made to show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import Metric
 
 from eventmill import Delivery, Depth, Event, EventBatch, EventFilter, Position, Queue, Store
 
@@ -43,6 +45,9 @@ class QueueProxy(Queue):
 
     async def check(self) -> list[str]:
         return await self.inner.check()
+
+    def collect(self) -> Iterable[Metric]:
+        return self.inner.collect()
 
 
 class StoreProxy(Store):

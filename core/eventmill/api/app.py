@@ -8,10 +8,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
-from eventmill.api import health, ingest, metrics, openapi, receipts
+from eventmill.api import dead_letters, health, ingest, lookup, metrics, openapi, operator, receipts, refused
 from eventmill.api.access import Access
 from eventmill.api.errors import add_handlers, respond_to_error, respond_to_unexpected
 from eventmill.api.gate import Gate, find_routes
+from eventmill.api.refused import RefusedEvents
+from eventmill.api.siblings import Siblings, Workers
+from eventmill.api.telemetry import RequestTelemetry
 from eventmill.errors import ClientDisconnected, EventmillError, PluginError
 from eventmill.hookspecs import HttpApp, RouteScope, Services
 from eventmill.ingest.body import Reader
@@ -61,8 +64,13 @@ def create_app(
     access: Access,
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
+    workers: Workers | None = None,
 ) -> Gate:
-    """Return the API over open services, behind its gate. The caller closes the services."""
+    """Return the API over open services, behind its gate. The caller closes the services.
+
+    Args:
+        workers: reaches the other workers of this server, if there are any.
+    """
     app = App(
         title="eventmill",
         version=eventmill.__version__,
@@ -74,12 +82,18 @@ def create_app(
     add_handlers(app)
     reader = Reader(budget, shutdown, access.proxies)
     waiting = receipts.Receipts(services.store, shutdown)
-    app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, access, retention_days))
-    app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, access, retention_days))
+    readiness = health.Health(services.queue, services.store, shutdown, budget)
+    refusals, siblings = RefusedEvents(services.publisher.telemetry), Siblings(workers)
+    app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, refusals, access, retention_days))
+    app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, refusals, access, retention_days))
     routers = (
         receipts.create_router(services),
+        refused.create_router(refusals, siblings),
+        lookup.create_router(services, refusals, siblings),
         metrics.create_router(services),
-        health.create_router(services, shutdown, budget),
+        health.create_router(readiness),
+        operator.create_router(services, readiness),
+        dead_letters.create_router(services),
         openapi.create_router(app),
     )
     for router in routers:
@@ -94,5 +108,9 @@ def create_app(
             ) from error
     included = (route for router in routers for route in router.routes)
     return Gate(
-        app, find_routes([*app.routes, *included], app.scopes), access, keys_in_body=frozenset({"/events/bulk"})
+        app,
+        find_routes([*app.routes, *included], app.scopes),
+        access,
+        keys_in_body=frozenset({"/events/bulk"}),
+        telemetry=RequestTelemetry(services.registry),
     )

@@ -3,6 +3,8 @@
 import http
 import logging
 import math
+import re
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from eventmill.errors import (
     BodyTimeout,
@@ -42,6 +45,7 @@ _STATUS: dict[type[EventmillError], tuple[int, str]] = {
     StoreMisconfigured: (503, "unavailable"),
 }
 RETRY_AFTER_SECONDS = 1
+_REQUEST_ID = r"[\w.:-]{1,64}"
 _MEANINGS = {
     400: "the request breaks a rule; `field` names the field or parameter",
     401: "the key is missing, unknown, revoked or expired",
@@ -62,6 +66,7 @@ class ErrorResponse(BaseModel):
     error: str
     message: str
     field: str | None = None
+    request_id: str
 
 
 def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -81,12 +86,31 @@ def _lookup(kind: type[EventmillError]) -> tuple[int, str]:
     return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), (500, "internal_error"))
 
 
+def request_id_of(scope: Scope) -> str:
+    """Return the id of a request: the client's X-Request-ID if it is short and simple, or a random one."""
+    state = scope.setdefault("state", {})
+    if "request_id" not in state:
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        state["request_id"] = sent if re.fullmatch(_REQUEST_ID, sent) else secrets.token_hex(8)
+    return str(state["request_id"])
+
+
 def respond(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, field: str | None = None
+    scope: Scope,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    field: str | None = None,
 ) -> JSONResponse:
-    """Return a response that describes an error."""
-    body = {"error": code, "message": message} | ({"field": field} if field else {})
-    return JSONResponse(body, status, headers)
+    """Return a response that describes an error, with the id of the request; the log has it too."""
+    request_id = request_id_of(scope)
+    body = {"error": code, "message": message} | ({"field": field} if field else {}) | {"request_id": request_id}
+    if log.isEnabledFor(logging.DEBUG):
+        fields = {"status": status, "request_id": request_id}
+        log.debug("%s %s: %s", scope["method"], scope["path"], message, extra=fields)
+    return JSONResponse(body, status, {**(headers or {}), "X-Request-ID": request_id})
 
 
 def _headers(status: int, error: EventmillError) -> dict[str, str]:
@@ -106,16 +130,23 @@ async def respond_to_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EventmillError)  # noqa: S101 (for the type: the handler is registered for no other)
     status, code = _lookup(type(error))
     if status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        return respond(status, code, str(error), _headers(status, error), field=getattr(error, "field", None))
+        field = getattr(error, "field", None)
+        return respond(request.scope, status, code, str(error), _headers(status, error), field=field)
     # The message of a service may contain addresses: it goes to the log, not to clients.
-    log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+    _log(logging.WARNING, request, status, error)
     message = f"temporarily unavailable ({type(error).__name__}): try again"
-    return respond(status, code, message, _headers(status, error))
+    return respond(request.scope, status, code, message, _headers(status, error))
 
 
 async def respond_to_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Return the response to any other error."""
-    return respond(500, "internal_error", "internal error; the log of the service has the details")
+    _log(logging.ERROR, request, 500, error)  # the server logs the traceback
+    return respond(request.scope, 500, "internal_error", "internal error; the log of the service has the details")
+
+
+def _log(level: int, request: Request, status: int, error: Exception) -> None:
+    fields = {"status": status, "request_id": request_id_of(request.scope)}
+    log.log(level, "%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error, extra=fields)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -132,12 +163,12 @@ def add_handlers(app: FastAPI) -> None:
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         phrase = http.HTTPStatus(error.status_code).phrase
         message = f"{phrase}: {request.method} {request.url.path}"
-        return respond(error.status_code, phrase.lower().replace(" ", "_"), message, error.headers)
+        return respond(request.scope, error.status_code, phrase.lower().replace(" ", "_"), message, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         field = str(problem["loc"][-1])
         if problem["type"] in ("missing", "string_too_short"):
-            return respond(400, "validation_error", f"{field} is required", field=field)
-        return respond(400, "validation_error", f"{field}: {problem['msg']}", field=field)
+            return respond(request.scope, 400, "validation_error", f"{field} is required", field=field)
+        return respond(request.scope, 400, "validation_error", f"{field}: {problem['msg']}", field=field)

@@ -1,7 +1,8 @@
 """The gate: one ASGI callable in front of every endpoint. It finds the route, authorizes and limits the request."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import Response
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eventmill.api.access import Access, Headers
 from eventmill.api.errors import respond, respond_to_error
+from eventmill.api.telemetry import DISCONNECTED, RequestTelemetry
 from eventmill.errors import EventmillError, PluginError
 from eventmill.hookspecs import RouteScope
 from eventmill.ingest.body import header
@@ -27,7 +29,8 @@ _SECURITY = [
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"referrer-policy", b"no-referrer"),
 ]
-_HEADERS = "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Project"
+_EXPOSED = b"Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-ID"
+_HEADERS = "Authorization, Content-Encoding, Content-Type, X-API-Key, X-Project, X-Request-ID"
 
 
 def needs(scope: RouteScope) -> dict[str, object]:
@@ -41,6 +44,12 @@ class Routes:
 
     exact: Mapping[str, Mapping[str, RouteScope]]
     mounted: Mapping[str, RouteScope]
+
+    def name(self, path: str) -> str:
+        """Return the name of the route in metrics: its path or prefix, or `unknown`."""
+        if path in self.exact:
+            return path
+        return next((prefix for prefix in self.mounted if path.startswith(f"{prefix}/")), "unknown")
 
     def methods(self, path: str) -> Mapping[str, RouteScope] | None:
         """Return the scope of each method at this path, or None if there is no such path."""
@@ -86,10 +95,27 @@ class Gate:
     routes: Routes
     access: Access
     keys_in_body: frozenset[str] = frozenset()  # paths whose endpoint authenticates requests without a key
+    telemetry: RequestTelemetry = field(default_factory=RequestTelemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the gate admits HTTP only, not {scope['type']}")
+        started, status = time.perf_counter(), DISCONNECTED
+
+        def note_status(message: Message) -> Awaitable[None]:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            return send(message)
+
+        try:
+            await self._pass(scope, receive, note_status)
+        finally:
+            seconds = time.perf_counter() - started
+            self.telemetry.observe(self.routes.name(scope["path"]), scope["method"], status, seconds)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that may not pass, and pass the others on."""
         headers: Headers = dict(scope["headers"])
         if scope["method"] != "POST":  # browsers show no response to a POST of another page
             send = _with_headers(send, _SECURITY)
@@ -107,12 +133,12 @@ class Gate:
         path, method = scope["path"], scope["method"]
         methods = self.routes.methods(path)
         if methods is None:
-            return respond(404, "not_found", f"Not Found: {method} {path}")
+            return respond(scope, 404, "not_found", f"Not Found: {method} {path}")
         wanted = methods.get(method)
         if wanted is None:
             return self._other_method(scope, methods)
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
-            return respond(414, "uri_too_long", f"the query string is longer than {MAX_QUERY_BYTES} bytes")
+            return respond(scope, 414, "uri_too_long", f"the query string is longer than {MAX_QUERY_BYTES} bytes")
         principal = self.access.identify(scope, headers)
         if principal is None and path in self.keys_in_body:
             self.access.admit_body(scope)
@@ -128,7 +154,7 @@ class Gate:
         allow = ", ".join(sorted({*methods, "OPTIONS"}))
         if scope["method"] != "OPTIONS":
             message = f"Method Not Allowed: {scope['method']} {scope['path']}"
-            return respond(405, "method_not_allowed", message, {"Allow": allow})
+            return respond(scope, 405, "method_not_allowed", message, {"Allow": allow})
         headers = {"Allow": allow}
         if header(scope, b"access-control-request-method"):
             headers |= {
@@ -143,7 +169,7 @@ def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:
     """Return the headers that let pages of the origin read the response."""
     return [
         (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"),
+        (b"access-control-expose-headers", _EXPOSED),
         (b"vary", b"Origin"),
     ]
 

@@ -1,19 +1,15 @@
-"""GET /health, /health/live, /health/ready and /health/details, for load balancers, orchestrators and people."""
+"""GET /health, /health/live and /health/ready, for load balancers, orchestrators and people."""
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from eventmill.api.errors import document
 from eventmill.api.gate import needs
-from eventmill.api.status import Watch
-from eventmill.errors import Forbidden, Unavailable
-from eventmill.hookspecs import Services, principal_of
+from eventmill.errors import Unavailable
 from eventmill.ingest.budget import Budget
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
@@ -49,31 +45,10 @@ class ReadinessResponse(BaseModel):
     store: BackendState | None = None
 
 
-class CountersResponse(BaseModel):
-    """Counters of this process since its start."""
-
-    seconds: float
-    events_accepted: int
-    events_unconfirmed: int
-
-
-class DetailsResponse(BaseModel):
-    """The backlog in messages of up to 1,000 events; null for a figure that is unknown now."""
-
-    ready: int | None
-    in_flight: int | None
-    dead: int | None
-    oldest_age_seconds: float | None
-    drained_per_second: float | None
-    drained_in_seconds: float | None
-    newest_event_at: float | None
-    since_start: CountersResponse
-
-
 class Health:
     """Checks whether the queue and the store work, and whether this process has memory and is not shutting down."""
 
-    def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown, budget: Budget) -> None:
+    def __init__(self, queue: Queue, store: Store | None, shutdown: Shutdown, budget: Budget | None = None) -> None:
         self._shutdown = shutdown
         self._budget = budget
         self._queue = queue
@@ -94,7 +69,7 @@ class Health:
         status = "unavailable" if not usable else "ok" if self._store_part.status == "ok" else "degraded"
         return ReadinessResponse(
             status=status,
-            warnings=[_FULL] if self._budget.is_nearly_full else [],
+            warnings=[_FULL] if self._budget is not None and self._budget.is_nearly_full else [],
             queue=self._queue_part,
             store=self._store_part if self._store else None,
         )
@@ -116,29 +91,9 @@ async def _check(check: Callable[[], Awaitable[list[str]]]) -> BackendState:
         return BackendState(status="down", trouble=trouble)
 
 
-def create_router(services: Services, shutdown: Shutdown, budget: Budget) -> APIRouter:
+def create_router(health: Health) -> APIRouter:
     """Return the health routes. `/health` and `/health/live` depend on no backend."""
     router = APIRouter(tags=["health"])
-    health = Health(services.queue, services.store, shutdown, budget)
-    watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
-
-    @router.get(
-        "/health/details",
-        summary="Show the backlog, its age and the counters",
-        responses=document(),
-        openapi_extra=needs("admin"),
-    )
-    async def details(request: Request) -> DetailsResponse:
-        if not principal_of(request.scope).is_for_all:
-            raise Forbidden("the backlog belongs to all projects: use an admin key with the project *")
-        status = dataclasses.asdict(await watch.status())
-        newest_ms = status.pop("newest_event_ms")
-        counts = CountersResponse(
-            seconds=round(time.monotonic() - started, 1),
-            events_accepted=services.publisher.confirmed,
-            events_unconfirmed=services.publisher.unconfirmed,
-        )
-        return DetailsResponse(**status, newest_event_at=newest_ms and newest_ms / 1000, since_start=counts)
 
     @router.head("/health", include_in_schema=False, openapi_extra=needs("open"))
     @router.head("/health/live", include_in_schema=False, openapi_extra=needs("open"))

@@ -7,13 +7,14 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from eventmill.api.access import Access
-from eventmill.api.errors import code_of
+from eventmill.api.errors import code_of, request_id_of
 from eventmill.api.receipts import Receipts
-from eventmill.errors import InvalidRequest, Unauthenticated
+from eventmill.api.refused import RefusedEvents
+from eventmill.errors import EventmillError, InvalidRequest, Unauthenticated
 from eventmill.event import MIN_TIME_MS, encode_line
 from eventmill.hookspecs import NO_KEY, Principal
 from eventmill.ingest.body import Reader, header
-from eventmill.ingest.bulk import Items, parse_bulk, split_bulk
+from eventmill.ingest.bulk import Bulk, Items, parse_bulk, split_bulk
 from eventmill.ingest.publisher import Publisher
 from eventmill.ingest.validation import parse_event
 from eventmill.turns import Line
@@ -33,7 +34,8 @@ class ItemError(msgspec.Struct):
 class BulkResponse(msgspec.Struct, omit_defaults=True):
     """The verdict on each item of a bulk.
 
-    `errors` explains the first 100 rejected items; `error` and `message` are present if every item is rejected.
+    `errors` explains the first 100 rejected items; `error`, `message` and `request_id` are present if every item is
+    rejected.
     """
 
     accepted: int
@@ -42,6 +44,7 @@ class BulkResponse(msgspec.Struct, omit_defaults=True):
     errors: list[ItemError]
     error: str = ""
     message: str = ""
+    request_id: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -54,24 +57,30 @@ class PostEvent:
     publisher: Publisher
     reader: Reader
     receipts: Receipts
+    refused: RefusedEvents
     access: Access
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         waits = _waits(scope["query_string"])
-        with self.reader.budget.hold() as hold:
-            body = await self.reader.read(scope, receive, hold)
-            if header(scope, b"content-encoding"):
-                async with self.reader.line(scope, receive) as waiting_line:
-                    body = await self.reader.decompress(scope, body, hold, waiting_line)
-            now_ms = _now_ms()
-            principal: Principal = scope["state"]["principal"]
-            event = parse_event(body, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
-            line = encode_line(event)
-            hold.grow(len(line))
-            if self.access.limits.has_limits:
-                self.access.take_events(scope, principal, 1)
-            await self.publisher.publish([line])
+        principal: Principal = scope["state"]["principal"]
+        body = b""
+        try:
+            with self.reader.budget.hold() as hold:
+                body = await self.reader.read(scope, receive, hold)
+                if header(scope, b"content-encoding"):
+                    async with self.reader.line(scope, receive) as waiting_line:
+                        body = await self.reader.decompress(scope, body, hold, waiting_line)
+                now_ms = _now_ms()
+                event = parse_event(body, principal.project, now_ms, _oldest_ms(now_ms, self.retention_days))
+                line = encode_line(event)
+                hold.grow(len(line))
+                if self.access.limits.has_limits:
+                    self.access.take_events(scope, principal, 1)
+                await self.publisher.publish([line], principal.project)
+        except EventmillError as error:
+            self.refused.note(principal.project, error, body)
+            raise
         if waits and await self.receipts.wait(event):
             await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
         else:
@@ -91,30 +100,39 @@ class PostBulk:
 
     publisher: Publisher
     reader: Reader
+    refused: RefusedEvents
     access: Access
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.reader.budget.hold() as hold:
-            body = await self.reader.read(scope, receive, hold)
-            now_ms = _now_ms()
-            principal: Principal | None = scope["state"]["principal"]
-            async with self.reader.line(scope, receive) as line:
-                body = await self.reader.decompress(scope, body, hold, line)
-                items, key = await self._split(scope, body, line)
-                if principal is None:
-                    principal = self.access.principal_of_body(key, scope)
-                oldest_ms = _oldest_ms(now_ms, self.retention_days)
-                bulk = await parse_bulk(items, principal.project, now_ms, oldest_ms, line)
-            if bulk.lines:
-                hold.grow(sum(map(len, bulk.lines)))
-                self.access.take_events(scope, principal, len(bulk.lines))
-                await self.publisher.publish(bulk.lines)
+        principal: Principal | None = scope["state"]["principal"]
+        body, bulk = b"", Bulk()
+        try:
+            with self.reader.budget.hold() as hold:
+                body = await self.reader.read(scope, receive, hold)
+                now_ms = _now_ms()
+                async with self.reader.line(scope, receive) as line:
+                    body = await self.reader.decompress(scope, body, hold, line)
+                    items, key = await self._split(scope, body, line)
+                    if principal is None:
+                        principal = self.access.principal_of_body(key, scope)
+                    oldest_ms = _oldest_ms(now_ms, self.retention_days)
+                    bulk = await parse_bulk(items, principal.project, now_ms, oldest_ms, line)
+                self.refused.note_items(principal.project, bulk, items)
+                if bulk.lines:
+                    hold.grow(sum(map(len, bulk.lines)))
+                    self.access.take_events(scope, principal, len(bulk.lines))
+                    await self.publisher.publish(bulk.lines, principal.project)
+        except EventmillError as error:
+            if principal is not None:  # otherwise nobody knows whose events these are
+                self.refused.note(principal.project, error, body, len(bulk.lines) or 1)
+            raise
         errors = [ItemError(item.index, code_of(item.kind), item.field, item.message) for item in bulk.rejected]
         rejected = len(bulk.event_ids) - len(bulk.lines)
         response = BulkResponse(len(bulk.lines), rejected, bulk.event_ids, errors)
         if not bulk.lines:
             response.error = "validation_error"
+            response.request_id = request_id_of(scope)
             response.message = f"all {rejected} events are rejected; the first: {errors[0].message}"
         await _respond(send, 202 if bulk.lines else 400, _encode(response))
 

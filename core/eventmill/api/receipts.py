@@ -116,10 +116,11 @@ def create_router(services: Services) -> APIRouter:
         project = principal_of(request.scope).project
         identity = Identity(project, event_name, timestamp_ms, event_id)
         found = await services.query(lambda store: store.find([identity]), request.receive, project)
-        return [_to_response(event) for event in found]
+        return [to_stored(event) for event in found]
 
     return router
 
 
-def _to_response(event: Event) -> BaseModel:
+def to_stored(event: Event) -> BaseModel:
+    """Return a stored event as GET /events shows it."""
     return StoredEventResponse(**to_sent_form(event), received_at=event.received_at_ms / 1000)

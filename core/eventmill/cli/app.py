@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eventmill.cli.operating import Json, add_operator_commands
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.text import escape
 
@@ -20,10 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+add_operator_commands(app)
+
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Address on which the API listens.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -73,34 +75,6 @@ def migrate(
 
 
 @app.command()
-def check() -> None:
-    """Check that the chosen queue and store can be used. Exit with 1 if either cannot."""
-    from eventmill.cli import check as command
-
-    command.check()
-
-
-Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder of `eventmill run`.")]
-
-
-@app.command()
-def status(
-    json: Json = False,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds over which to measure how fast the backlog drains.")
-    ] = 2,
-    data: Data = None,
-) -> None:
-    """Show the backlog, its age, when it will have drained, the dead letters and the newest event.
-
-    Exit with 1 if the queue is unavailable.
-    """
-    from eventmill.cli import status as command
-
-    command.show(data, as_json=json, seconds=seconds)
-
-
-@app.command()
 def crashtest(
     seconds: Annotated[float, typer.Option(min=1, help="How long to post events, in seconds.")] = 30,
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 200,
@@ -131,91 +105,6 @@ def crashtest(
     command.crashtest(
         plan=Plan(seconds, rate, kill9), queue=queue, store=store, outage_command=outage_command, as_json=json
     )
-
-
-dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
-app.add_typer(dead, name="dead")
-Reason = Annotated[
-    str | None,
-    typer.Option(
-        help="Only dead letters with this reason: rejected (by the store), undecodable, poison (it crashes consumers),"
-        " moved (by the queue), or newer (written by a newer version of eventmill)."
-    ),
-]
-EventName = Annotated[str | None, typer.Option(help="Only dead letters that contain an event with this name.")]
-Since = Annotated[
-    str | None, typer.Option(help="Only letters that died at or after this time: unix seconds or RFC 3339.")
-]
-Until = Annotated[str | None, typer.Option(help="Only letters that died at or before this time.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the letters, but change nothing.")]
-Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Only dead letters with these ids or id prefixes.")
-]
-
-
-@dead.command("list")
-def list_dead(
-    reason: Reason = None,
-    event_name: EventName = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Annotated[int, typer.Option(min=1, help="Print at most this many letters.")] = 100,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one letter per line.")] = False,
-    data: Data = None,
-) -> None:
-    """List dead letters, oldest first."""
-    from eventmill.cli import dead as command
-
-    wanted = command.parse_filter(None, reason, event_name, since, until)
-    command.show_list(wanted, data, as_json=json, limit=limit)
-
-
-@dead.command("show")
-def show_dead(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The id of the dead letter, or a prefix of it.")],
-    data: Data = None,
-) -> None:
-    """Print one dead letter with its events as JSON."""
-    from eventmill.cli import dead as command
-
-    command.show_one(command.parse_filter([id], None, None, None, None), data)
-
-
-@dead.command("replay")
-def replay_dead(
-    ids: Ids = None,
-    reason: Reason = None,
-    event_name: EventName = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    data: Data = None,
-) -> None:
-    """Move dead letters back to the queue. A replay never counts an event twice."""
-    from eventmill.cli import dead as command
-
-    wanted = command.parse_filter(ids, reason, event_name, since, until)
-    command.settle(wanted, data, replay=True, dry_run=dry_run)
-
-
-@dead.command("purge")
-def purge_dead(
-    ids: Ids = None,
-    reason: Reason = None,
-    event_name: EventName = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    everything: Annotated[bool, typer.Option("--all", help="Delete all dead letters.")] = False,
-    data: Data = None,
-) -> None:
-    """Delete dead letters permanently."""
-    from eventmill.cli import dead as command
-
-    if not (ids or reason or event_name or since or until or everything or dry_run):
-        raise ConfigurationError("say which dead letters to delete, or use --all")
-    wanted = command.parse_filter(ids, reason, event_name, since, until)
-    command.settle(wanted, data, replay=False, dry_run=dry_run)
 
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
@@ -291,6 +180,17 @@ def plugins(json: Json = False) -> None:
     from eventmill.cli import plugins as command
 
     command.show(as_json=json)
+
+
+@app.command()
+def settings(
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/settings.md.")] = False,
+) -> None:
+    """List all settings with their defaults, and the values that are set, without secrets."""
+    from eventmill.cli import settings as command
+
+    command.show(as_json=json, as_markdown=markdown)
 
 
 def main() -> None:

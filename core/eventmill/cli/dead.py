@@ -3,50 +3,43 @@
 import asyncio
 import json
 import sys
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
+from eventmill.cli.connection import RequestFailed, Target, connect
 from eventmill.cli.output import print_table
-from eventmill.consumer import letters
-from eventmill.consumer.letters import DeadLetter, DeadLetterFilter
 from eventmill.errors import ConfigurationError
-from eventmill.frames import FORMER_REASONS
-from eventmill.interfaces import Queue
-from eventmill.runtime.backends import choose_existing
-from eventmill.runtime.logs import start_log
-from eventmill.settings import Settings, load
-from eventmill.times import parse_time
 
-MIN_ID = 4
-REASONS = ("rejected", "undecodable", "poison", "moved", letters.NEWER)
 _COLUMNS = ("id", "died_at", "reason", "code", "attempts", "events", "event_names", "message")
+MAX_LETTERS = 1000  # the most that the API lists at a time
 
 
-def parse_filter(
-    ids: list[str] | None, reason: str | None, event_name: str | None, since: str | None, until: str | None
-) -> DeadLetterFilter:
-    """Return the filter that the options describe. Raise ConfigurationError."""
-    if any(len(start) < MIN_ID for start in ids or ()):
-        raise ConfigurationError(f"an id has at least {MIN_ID} characters: `eventmill dead list` shows them")
-    reason = FORMER_REASONS.get(reason or "", reason)
-    if reason not in (None, *REASONS):
-        raise ConfigurationError(f"--reason: {reason!r} is not one of {', '.join(REASONS)}")
-    since_us, until_us = _parse_option("since", since), _parse_option("until", until)
-    return DeadLetterFilter(tuple(ids or ()), reason, event_name, since_us, until_us)
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters: those that match everything that is given."""
+
+    ids: tuple[str, ...] = ()
+    reason: str | None = None
+    event_name: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what is given, for a request."""
+        given = {
+            "ids": list(self.ids),
+            "reason": self.reason,
+            "event_name": self.event_name,
+            "since": self.since,
+            "until": self.until,
+        }
+        return {name: value for name, value in given.items() if value}
 
 
-def _parse_option(name: str, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError:
-        raise ConfigurationError(f"--{name}: {text!r} is neither unix seconds nor RFC 3339") from None
-
-
-def show_list(wanted: DeadLetterFilter, data: Path | None, *, as_json: bool, limit: int) -> None:
-    summaries = [letter.summary() for letter in asyncio.run(_find(wanted, data))[:limit]]
+def show_list(wanted: Selection, target: Target, *, as_json: bool, limit: int) -> None:
+    summaries = asyncio.run(_find(wanted, target, limit=min(limit, MAX_LETTERS)))
     if as_json:
         for summary in summaries:
             sys.stdout.write(json.dumps(summary) + "\n")
@@ -54,40 +47,35 @@ def show_list(wanted: DeadLetterFilter, data: Path | None, *, as_json: bool, lim
         print_table(_COLUMNS, [[_cell(summary[column]) for column in _COLUMNS] for summary in summaries])
 
 
-def show_one(wanted: DeadLetterFilter, data: Path | None) -> None:
-    found = asyncio.run(_find(wanted, data))
+def show_one(wanted: Selection, target: Target) -> None:
+    found = asyncio.run(_find(wanted, target, full=True))
     if not found:
         raise ConfigurationError(f"there is no dead letter {wanted.ids[0]}: `eventmill dead list` shows them")
     for letter in found:
-        sys.stdout.write(json.dumps(letter.content(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(letter, indent=2) + "\n")
 
 
-def settle(wanted: DeadLetterFilter, data: Path | None, *, replay: bool, dry_run: bool) -> None:
-    count, others = asyncio.run(_settle(wanted, data, replay=replay, dry_run=dry_run))
+def settle(wanted: Selection, target: Target, *, replay: bool, dry_run: bool, everything: bool) -> None:
+    body = wanted.parameters() | {"dry_run": dry_run, "all": everything}
+    last = asyncio.run(_settle(target, f"/dead-letters/{'replay' if replay else 'purge'}", body))
     done = ("would be " if dry_run else "") + ("replayed" if replay else "purged")
-    sys.stdout.write(f"{count} dead letters {done}, {others} others left\n")
+    sys.stdout.write(f"{last['matched']} dead letters {done}, {last['others']} others left\n")
+    if "done" not in last:
+        raise RequestFailed(f"it ended early: {last.get('error', 'the connection was lost')}")
 
 
-async def _settle(wanted: DeadLetterFilter, data: Path | None, *, replay: bool, dry_run: bool) -> tuple[int, int]:
-    count = others = 0
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("dead letters", total=None)
-        async with _open(data) as queue:
-            async for chosen, rest in letters.settle(queue, wanted, replay=replay, dry_run=dry_run):
-                count, others = count + chosen, others + rest
-                progress.update(task, advance=chosen + rest)
-    return count, others
+async def _settle(target: Target, path: str, body: dict[str, Any]) -> Any:
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("dead letters"):
+        async with connect(target) as connection:
+            answer = await connection.post(path, body)
+    return answer[-1] if isinstance(answer, list) else answer
 
 
-async def _find(wanted: DeadLetterFilter, data: Path | None) -> list[DeadLetter]:
-    async with _open(data) as queue:
-        return await letters.find(queue, wanted)
-
-
-def _open(data: Path | None) -> AbstractAsyncContextManager[Queue]:
-    settings = load(Settings)
-    start_log(settings.log_level)
-    return choose_existing(settings, data).queue.open()
+async def _find(wanted: Selection, target: Target, **options: Any) -> list[Any]:
+    parameters = wanted.parameters()
+    async with connect(target) as connection:
+        found = await connection.get("/dead-letters", id=parameters.pop("ids", None), **parameters, **options)
+    return list(found)
 
 
 def _cell(value: object) -> str:

@@ -12,13 +12,17 @@ from eventmill.text import escape
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on a terminal, and lines of tab-separated fields elsewhere. Cells are escaped."""
-    rows = [[escape(cell) for cell in row] for row in rows]
     console = Console()
     if not console.is_terminal:
         for row in rows:
-            sys.stdout.write("\t".join(row) + "\n")
+            sys.stdout.write("\t".join(map(escape, row)) + "\n")
         return
-    table = Table(*columns, box=None, header_style="bold")
+    console.print(create_table(columns, rows))
+
+
+def create_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for a terminal. Cells are escaped."""
+    table = Table(*map(escape, columns), box=None, header_style="bold")
     for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+        table.add_row(*(Text(escape(cell)) for cell in row))
+    return table

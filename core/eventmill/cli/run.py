@@ -12,14 +12,17 @@ from eventmill.api.access import Access
 from eventmill.consumer import DRAIN_SECONDS
 from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
-from eventmill.runtime.backends import Choice, Chosen, choose, embedded
+from eventmill.runtime.backends import DATA_FOLDER, Choice, Chosen, choose, embedded
 from eventmill.runtime.consuming import create_consumer
 from eventmill.runtime.listener import bind, load_certificate, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
+from eventmill.runtime.operations import bind_operations
 from eventmill.runtime.security import choose_access
-from eventmill.runtime.server import serve_api
-from eventmill.settings import Settings, load
+from eventmill.runtime.server import Listeners, Opened, serve_api
+from eventmill.runtime.telemetry import create_registry
+from eventmill.runtime.unix_sockets import private_socket
+from eventmill.settings import OFF, Settings, load
 from eventmill.shutdown import Shutdown
 from eventmill.text import escape
 
@@ -44,19 +47,24 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     choice.require_store()
     load_certificate(settings)  # an error is noticed before the backends open
     listener = bind(settings.listen)
-    run_loop(_run(settings, choice, listener, choose_access(settings, listener, is_local=True)))
+    access = choose_access(settings, listener, is_local=True)
+    run_loop(_run(settings, choice, listener, access, data or Path(DATA_FOLDER)))
 
 
-async def _run(settings: Settings, choice: Choice, listener: socket.socket, access: Access) -> None:
+async def _run(settings: Settings, choice: Choice, listener: socket.socket, access: Access, folder: Path) -> None:
     shutdown, stopping = shutdown_on_signal(), Shutdown()
     delay_seconds = settings.shutdown_delay_seconds or 0
     async with choice.queue.open() as queue, choice.require_store().open() as store:
         await _migrate(queue, store, settings.retention_days)
-        consumer = create_consumer(settings, choice, queue, store, stopping)
+        registry = create_registry(queue, store)
+        consumer = create_consumer(settings, choice, queue, store, stopping, registry)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: shutdown.ask())  # it ends early only if it fails
         _greet(url_of(listener, settings), reach_of(listener), choice, needs_key=bool(access.keys))
-        await serve_api(settings, choice, (queue, store), listener, access, shutdown, delay_seconds)
+        opened = Opened(queue, store, registry)
+        with private_socket(folder) as private:
+            listeners = Listeners(listener, bind_operations(settings, OFF), private)
+            await serve_api(settings, choice, opened, listeners, access, shutdown, delay_seconds)
         # Events that only this process holds must be stored before it ends. The whole shutdown takes less than 20 s.
         used_seconds = max(0.0, shutdown.asked_seconds - delay_seconds)
         stopping.begin(

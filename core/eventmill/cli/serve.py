@@ -5,15 +5,20 @@ import logging
 import multiprocessing
 import os
 import socket
+import tempfile
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from eventmill.api.access import Access
 from eventmill.runtime.backends import Choice, choose
 from eventmill.runtime.listener import bind, load_certificate, reach_of, url_of
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.loop import run_loop, shutdown_on_signal
+from eventmill.runtime.operations import SERVE_ADDRESS, bind_operations, create_summary, serve_in_thread
 from eventmill.runtime.security import choose_access
-from eventmill.runtime.server import serve_api
+from eventmill.runtime.server import Listeners, Opened, serve_api
+from eventmill.runtime.telemetry import create_registry
+from eventmill.runtime.unix_sockets import WorkerSockets, bind_unix, own_address
 from eventmill.runtime.workers import supervise
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
@@ -34,22 +39,28 @@ def serve(*, listen: str | None, workers: int | None) -> None:
     log.info("serving at %s%s with %d worker(s)", url_of(listener, settings), reach_of(listener), settings.workers)
     if note := choice.describe_cost(settings.workers):
         log.info("%s", note)
+    operations = bind_operations(settings, SERVE_ADDRESS)
     if settings.workers == 1:
-        run_loop(_serve(settings, choice, listener, access))
+        run_loop(_serve(settings, choice, Listeners(listener, operations), access))
     else:
         # Each worker loads the settings again.
         os.environ |= {"EVENTMILL_LISTEN": settings.listen, "EVENTMILL_WORKERS": str(settings.workers)}
-        supervise(work, listener, settings.workers)
+        with tempfile.TemporaryDirectory(prefix="eventmill-") as folder:
+            if operations is not None:
+                serve_in_thread(create_summary(WorkerSockets(Path(folder))), operations)
+            supervise(work, listener, settings.workers, Path(folder))
 
 
-def work(listener: socket.socket) -> None:
+def work(listener: socket.socket, folder: Path) -> None:
     """Run one worker of several."""
     settings = load(Settings)
     start_log(settings.log_level)
-    run_loop(_serve(settings, choose(settings), listener, choose_access(settings, listener)))
+    own = own_address(folder)
+    listeners = Listeners(listener, private=bind_unix(own), workers=WorkerSockets(folder, own))
+    run_loop(_serve(settings, choose(settings), listeners, choose_access(settings, listener)))
 
 
-async def _serve(settings: Settings, choice: Choice, listener: socket.socket, access: Access) -> None:
+async def _serve(settings: Settings, choice: Choice, listeners: Listeners, access: Access) -> None:
     shutdown = shutdown_on_signal()
     _stop_with_parent(shutdown)
     delay_seconds = settings.shutdown_delay_seconds
@@ -59,8 +70,8 @@ async def _serve(settings: Settings, choice: Choice, listener: socket.socket, ac
         await serve_api(
             settings,
             choice,
-            (queue, store),
-            listener,
+            Opened(queue, store, create_registry(queue, store)),
+            listeners,
             access,
             shutdown,
             SHUTDOWN_DELAY_SECONDS if delay_seconds is None else delay_seconds,

@@ -1,60 +1,104 @@
-"""eventmill status: the backlog, the dead letters and the newest event."""
+"""eventmill status: the backlog, the dead letters, the newest event, and whether the parts work."""
 
 import asyncio
-import dataclasses
 import json
 import sys
-from contextlib import AsyncExitStack
-from pathlib import Path
+import time
+from typing import Any
 
-from eventmill.api.status import Status, Watch
-from eventmill.cli.output import print_table
-from eventmill.errors import ConfigurationError
-from eventmill.interfaces import Store
-from eventmill.runtime.backends import Choice, choose_existing
-from eventmill.runtime.logs import start_log
-from eventmill.settings import Settings, load
+from rich.console import Console
+from rich.live import Live
+
+from eventmill.cli.connection import Connection, Target, connect
+from eventmill.cli.output import create_table, print_table
 from eventmill.times import describe
 
+WATCH_SECONDS = 2.0
+_COLUMNS = ("figure", "value")
 
-def show(data: Path | None, *, as_json: bool, seconds: float) -> None:
-    """Print the status, with the rate at which the backlog changed within `seconds`."""
-    settings = load(Settings)
-    start_log(settings.log_level)
-    status = asyncio.run(_watch(choose_existing(settings, data), settings.project, seconds))
-    if as_json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(status)) + "\n")
-    else:
-        print_table(("figure", "value"), _rows(status))
-    if status.ready is status.dead is None:
+
+def show(target: Target, *, as_json: bool, seconds: float, watch: bool) -> None:
+    """Print the status, with the rate at which the backlog changed within `seconds`; repeatedly with `watch`."""
+    status = asyncio.run(_watch(target, as_json) if watch else _show(target, seconds, as_json))
+    if status["queue"]["status"] != "ok":
         sys.exit(1)
 
 
-async def _watch(choice: Choice, project: str, seconds: float) -> Status:
-    async with AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(choice.queue.open())
-        store: Store | None = None
-        if choice.store is not None:
-            try:
-                store = await stack.enter_async_context(choice.store.open())
-            except ConfigurationError as error:  # for example, another process uses the chDB folder
-                sys.stderr.write(f"the status does not include the store: {error}\n")
-        watch = Watch(queue, store, project)
-        await watch.status()
+async def _show(target: Target, seconds: float, as_json: bool) -> Any:
+    async with connect(target) as connection:
+        await connection.get("/status")
         await asyncio.sleep(seconds)
-        return await watch.status()
+        status = await connection.get("/status")
+    _print(status, as_json)
+    return status
 
 
-def _rows(status: Status) -> list[tuple[str, str]]:
-    unknown = "unknown"
-    rate, left = status.drained_per_second, status.drained_in_seconds
-    age, newest = status.oldest_age_seconds, status.newest_event_ms
+async def _watch(target: Target, as_json: bool) -> Any:
+    console = Console()
+    async with connect(target) as connection:
+        if as_json or not console.is_terminal:
+            while True:
+                _print(await connection.get("/status"), as_json)
+                sys.stdout.flush()
+                await asyncio.sleep(WATCH_SECONDS)
+        await _watch_live(connection, console)
+
+
+async def _watch_live(connection: Connection, console: Console) -> None:
+    """Show the status until Ctrl-C, with the rate of accepted events since the last look."""
+    before, looked_at = None, 0.0
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            status, now = await connection.get("/status"), time.monotonic()
+            accepted = status["since_start"]["events_accepted"]
+            rows = rows_of(status)
+            if before is not None and accepted >= before:
+                rows.append(("accepted by this process", f"{(accepted - before) / (now - looked_at):.0f} events/s"))
+            before, looked_at = accepted, now
+            live.update(create_table((connection.name, time.strftime("%H:%M:%S")), rows), refresh=True)
+            await asyncio.sleep(WATCH_SECONDS)
+
+
+def _print(status: Any, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(status) + "\n")
+    else:
+        print_table(_COLUMNS, rows_of(status))
+
+
+def rows_of(status: Any) -> list[tuple[str, str]]:
+    """Return the status as rows for people."""
+    rate, left, age, newest = (
+        status[name] for name in ("drained_per_second", "drained_in_seconds", "oldest_age_seconds", "newest_event_at")
+    )
     return [
-        ("messages ready", unknown if status.ready is None else str(status.ready)),
-        ("messages in flight", unknown if status.in_flight is None else str(status.in_flight)),
-        ("age of the oldest", unknown if age is None else f"{age:.0f} s"),
-        ("backlog drained", unknown if rate is None else f"{rate:.1f} messages/s"),
+        ("messages ready", _known(status["ready"])),
+        ("messages in flight", _known(status["in_flight"])),
+        ("age of the oldest", "unknown" if age is None else f"{age:.0f} s"),
+        ("backlog drained", "unknown" if rate is None else f"{rate:.1f} messages/s"),
         ("empty in", "unknown, it does not shrink" if left is None else f"{left:.0f} s"),
-        ("dead letters", unknown if status.dead is None else str(status.dead)),
-        ("newest event stored", unknown if newest is None else describe(newest)),
+        ("dead letters", _known(status["dead"])),
+        ("newest event stored", "unknown" if newest is None else describe(round(newest * 1000))),
+        ("consumers", _describe_pause(status)),
+        ("queue", _describe_part(status["queue"])),
+        ("store", "none" if status["store"] is None else _describe_part(status["store"])),
     ]
+
+
+def _known(figure: int | None) -> str:
+    return "unknown" if figure is None else str(figure)
+
+
+def _describe_pause(status: Any) -> str:
+    if status["paused"] is None:
+        return "unknown whether paused"
+    if not status["paused"]:
+        return "not paused"
+    since = describe(round(status["paused_at"] * 1000))
+    return f"PAUSED since {since} by {status['paused_by'] or 'a client without a key'}: run `eventmill resume`"
+
+
+def _describe_part(part: Any) -> str:
+    if part["status"] != "ok":
+        return f"{part['status']} ({part['trouble']}): run `eventmill check`"
+    return "ok" + "".join(f"; {warning}" for warning in part["warnings"])

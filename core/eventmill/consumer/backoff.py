@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.errors import EventmillError, QueueMisconfigured, RejectedEvents, StoreMisconfigured
 from eventmill.shutdown import Shutdown
 
@@ -24,22 +25,24 @@ class Backoff:
     Retries end only by success or by the deadline of the shutdown, which cancels them.
     """
 
-    def __init__(self, shutdown: Shutdown) -> None:
+    def __init__(self, shutdown: Shutdown, telemetry: ConsumerTelemetry) -> None:
         self._shutdown = shutdown
+        self._telemetry = telemetry
 
-    async def retry(self, trouble: str, operation: Callable[[], Awaitable[T]]) -> T:
-        """Repeat the operation until it succeeds, and return its result."""
+    async def retry(self, name: str, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeat the operation with this name until it succeeds, and return its result."""
         failures = 0
         while True:
             try:
                 return await operation()
             except Exception as error:
-                await self.pause(trouble, error, failures)
+                await self.pause(name, error, failures)
                 failures += 1
 
-    async def pause(self, trouble: str, error: Exception, failures: int) -> None:
-        """Log the failure and wait; at most one second while the process shuts down."""
-        report(trouble, error)
+    async def pause(self, name: str, error: Exception, failures: int) -> None:
+        """Log and count the failure of the operation, and wait; at most one second while the process shuts down."""
+        self._telemetry.retry(name, error)
+        report(name, error)
         first, longest = BACKOFF_SECONDS
         seconds = random.uniform(0, min(longest, first * 2 ** min(failures, 16)))
         if self._shutdown.is_asked:
@@ -48,12 +51,12 @@ class Backoff:
             await self._shutdown.sleep(seconds)
 
 
-def report(trouble: str, error: Exception) -> None:
+def report(name: str, error: Exception) -> None:
     """Log a failure: as an error if an operator must act, with a traceback if it is unexpected."""
     is_expected = isinstance(error, EventmillError)
     needs_action = not is_expected or isinstance(error, StoreMisconfigured | QueueMisconfigured)
     level = logging.ERROR if needs_action else logging.WARNING
-    log.log(level, "%s (%s): %s", trouble, type(error).__name__, error, exc_info=None if is_expected else error)
+    log.log(level, "cannot %s (%s): %s", name, type(error).__name__, error, exc_info=None if is_expected else error)
 
 
 class Breaker:
@@ -69,8 +72,15 @@ class Breaker:
         return self._closed.is_set()
 
     def close(self) -> None:
-        """Close it after a call that succeeded elsewhere."""
+        """Close it after a call that succeeded, also elsewhere."""
+        if not self.is_closed:
+            log.info("the store accepts events again")
         self._closed.set()
+
+    def _open(self) -> None:
+        if self.is_closed:
+            log.info("the store fails: receiving nothing until it accepts an insert")
+        self._closed.clear()
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait until it is closed, at most this many seconds."""
@@ -90,9 +100,9 @@ class Breaker:
         try:
             await operation()
         except RejectedEvents:
-            self._closed.set()
+            self.close()
             raise
         except Exception:
-            self._closed.clear()
+            self._open()
             raise
-        self._closed.set()
+        self.close()

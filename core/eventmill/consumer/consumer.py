@@ -9,8 +9,10 @@ from eventmill.consumer.dead_letters import DeadLetters
 from eventmill.consumer.inserter import Inserter
 from eventmill.consumer.leases import Leases
 from eventmill.consumer.messages import Buffer, Kind, Message, cut, latest
+from eventmill.consumer.pause import Pause
 from eventmill.consumer.quarantine import Quarantine
 from eventmill.consumer.receiver import Receiver
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.consumer.trials import Trial, Trials
 from eventmill.interfaces import Queue, Store
 from eventmill.shutdown import Shutdown
@@ -44,6 +46,7 @@ class Consumer:
         shutdown: Shutdown,
         *,
         trial: Trial | None = None,
+        telemetry: ConsumerTelemetry | None = None,
         batch_events: int = 20_000,
         batch_bytes: int = 8 * 1024 * 1024,
         batch_seconds: float = 1.0,
@@ -63,16 +66,27 @@ class Consumer:
         self._receive_seconds = receive_seconds
         self._receive_messages = receive_messages
         self._pause_seconds = pause_seconds
-        self._backoff = Backoff(shutdown)
+        self._pause = Pause(store, shutdown)
+        self._telemetry = telemetry or ConsumerTelemetry()
+        self._backoff = Backoff(shutdown, self._telemetry)
         self._breaker = Breaker()
-        self._leases = Leases(queue, self._backoff, shutdown)
-        self._inserter = Inserter(store, self._breaker, self._backoff)
+        self._leases = Leases(queue, self._backoff, shutdown, self._telemetry)
+        self._inserter = Inserter(store, self._breaker, self._backoff, self._telemetry)
         self._buffer = Buffer(buffer_events, buffer_bytes)
+        self._show_state()
         self._buffer_events = buffer_events
         self._slots = asyncio.Semaphore(INSERTS)
 
+    def _show_state(self) -> None:
+        """Let the metrics read the present state."""
+        self._telemetry.breaker_open.set_function(lambda: not self._breaker.is_closed)
+        self._telemetry.paused.set_function(lambda: self._pause.is_on)
+        self._telemetry.buffer_events.set_function(lambda: self._buffer.events)
+        self._telemetry.buffer_bytes.set_function(lambda: self._buffer.bytes)
+        self._telemetry.held.set_function(lambda: len(self._leases))
+
     async def run(self) -> None:
-        """Consume until the shutdown. Receive nothing before the store has passed its check.
+        """Consume until the shutdown. Receive nothing before the store has passed its check, and while paused.
 
         On an unexpected error, release the held messages and re-raise.
         """
@@ -81,7 +95,9 @@ class Consumer:
                 async with asyncio.TaskGroup() as group:
                     keep_alive = group.create_task(self._leases.keep_alive(), name="eventmill-leases")
                     if await self._is_store_ready():
+                        watching = group.create_task(self._pause.watch(), name="eventmill-pause")
                         await self._move()
+                        watching.cancel()
                     keep_alive.cancel()
         except TimeoutError:
             if self._shutdown.deadline == float("inf"):
@@ -92,14 +108,18 @@ class Consumer:
             await self._leases.close()
 
     async def _is_store_ready(self) -> bool:
-        """Wait until the store passes its check. Return False if a shutdown without draining comes first."""
+        """Wait until the store passes its check, and says whether the consumer is paused.
+
+        Return False if a shutdown without draining comes first.
+        """
         failures = 0
         while self._shutdown.drain or not self._shutdown.is_asked:
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._store.check()
+                    await self._pause.look_up()
             except Exception as error:
-                await self._backoff.pause("the store is not ready", error, failures)
+                await self._backoff.pause("check the store", error, failures)
                 failures += 1
             else:
                 return True
@@ -112,7 +132,7 @@ class Consumer:
             asyncio.TaskGroup() as isolating,
             asyncio.TaskGroup() as inserting,
         ):
-            dead_letters = DeadLetters(self._queue, self._leases, self._backoff, publishing)
+            dead_letters = DeadLetters(self._queue, self._leases, self._backoff, publishing, self._telemetry)
             quarantine = Quarantine(
                 self._inserter,
                 self._breaker,
@@ -121,6 +141,7 @@ class Consumer:
                 self._trials,
                 isolating,
                 self._buffer_events // 2,
+                self._telemetry,
             )
             receiver = Receiver(
                 self._queue,
@@ -130,6 +151,8 @@ class Consumer:
                 self._breaker,
                 self._backoff,
                 self._shutdown,
+                self._pause,
+                self._telemetry,
                 messages=self._receive_messages,
                 wait_seconds=self._receive_seconds,
                 pause_seconds=self._pause_seconds,
@@ -186,6 +209,7 @@ class Consumer:
                 if not await self._inserter.insert(part):
                     quarantine.isolate(messages)
                     return
+            self._telemetry.store(messages, time.time())
             await self._leases.ack([message.delivery for message in messages])
         finally:
             self._slots.release()

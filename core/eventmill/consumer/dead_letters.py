@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from eventmill import frames
 from eventmill.consumer.backoff import Backoff
 from eventmill.consumer.leases import Leases
 from eventmill.consumer.messages import Message, open_message
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.errors import PartialFailure, Refused, UnknownFrameVersion
 from eventmill.interfaces import MIN_BODY_BYTES, Delivery, Queue
 
@@ -34,8 +36,16 @@ class Letter(NamedTuple):
 class DeadLetters:
     """Publishes dead letters in tasks of `group`, so that an unavailable dead-letter queue delays nothing else."""
 
-    def __init__(self, queue: Queue, leases: Leases, backoff: Backoff, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        leases: Leases,
+        backoff: Backoff,
+        group: asyncio.TaskGroup,
+        telemetry: ConsumerTelemetry,
+    ) -> None:
         self._queue = queue
+        self._telemetry = telemetry
         self._leases = leases
         self._backoff = backoff
         self._group = group
@@ -48,7 +58,7 @@ class DeadLetters:
             return
         self._waiting += 1
         log.error("%d dead letter(s); the first one (%s): %s", len(letters), letters[0].reason, letters[0].error)
-        self._group.create_task(self._settle(delivery, [self._record(delivery, letter) for letter in letters]))
+        self._group.create_task(self._settle(delivery, letters))
 
     def release(self, deliveries: Sequence[Delivery], delay_seconds: float) -> None:
         """Release messages with a delay."""
@@ -92,10 +102,13 @@ class DeadLetters:
             return encoded
         return record.body if len(record.body) <= limit else frames.encode_dead(record, limit)
 
-    async def _settle(self, delivery: Delivery, records: list[frames.DeadRecord]) -> None:
+    async def _settle(self, delivery: Delivery, letters: Sequence[Letter]) -> None:
+        records = [self._record(delivery, letter) for letter in letters]
         try:
             bodies = [self._encode(record) for record in records]
-            await self._backoff.retry("cannot dead-letter", lambda: self._publish(bodies, records))
+            await self._backoff.retry("dead-letter", lambda: self._publish(bodies, records))
+            for reason, count in Counter(letter.reason for letter in letters).items():
+                self._telemetry.bury(reason, count)
             await self._leases.ack([delivery])
         finally:
             self._waiting -= 1

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from eventmill.consumer.backoff import Backoff, Breaker
 from eventmill.consumer.messages import Row, batch_of, halves, latest
+from eventmill.consumer.pause import PROJECT
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.errors import RejectedEvents, StoreMisconfigured
 from eventmill.event import Event, EventBatch, create_event
 from eventmill.interfaces import Store
 
 log = logging.getLogger(__name__)
 
-CANARY_PROJECT = "_eventmill"
 FAILURES = 3  # consecutive failures of a batch before canaries test the store
 PARTLY_AWAY_SECONDS = 30.0  # after a partial outage, during which one failure is enough to try canaries
 ISOLATE_SECONDS = 60.0  # for one group of messages; those with rows that were not tried by then are released
@@ -40,8 +41,9 @@ class Outcome:
 class Inserter:
     """The store behind a breaker."""
 
-    def __init__(self, store: Store, breaker: Breaker, backoff: Backoff) -> None:
+    def __init__(self, store: Store, breaker: Breaker, backoff: Backoff, telemetry: ConsumerTelemetry) -> None:
         self._store = store
+        self._telemetry = telemetry
         self._breaker = breaker
         self._backoff = backoff
         self._partly_away_until = -float("inf")
@@ -55,7 +57,7 @@ class Inserter:
         failures = 0
         while True:
             try:
-                await self._breaker.call(lambda: self._store.insert(batch))
+                await self._breaker.call(lambda: self._insert(batch))
             except Exception as error:
                 failures += 1
                 is_rejected = isinstance(error, RejectedEvents)
@@ -67,7 +69,7 @@ class Inserter:
                     self._partly_away_until = time.monotonic() + PARTLY_AWAY_SECONDS
                     return False
                 trouble = StoreMisconfigured(f"the store rejects every event: {error}") if is_rejected else error
-                await self._backoff.pause("cannot insert", trouble, failures - 1)
+                await self._backoff.pause("insert", trouble, failures - 1)
             else:
                 return True
 
@@ -105,7 +107,7 @@ class Inserter:
                 outcome.failed += part
                 continue
             try:
-                await self._store.insert(batch_of(part))
+                await self._insert(batch_of(part))
                 failures = 0
             except RejectedEvents as rejection:
                 parts += _without_rejected(part, rejection, outcome)
@@ -118,6 +120,15 @@ class Inserter:
                 else:
                     parts += halves(part)
         return outcome
+
+    async def _insert(self, batch: EventBatch) -> None:
+        started = time.monotonic()
+        await self._store.insert(batch)
+        seconds, size = time.monotonic() - started, sum(map(len, batch.lines))
+        self._telemetry.insert_seconds.observe(seconds)
+        self._telemetry.stored_events.inc(len(batch))
+        self._telemetry.stored_bytes.inc(size)
+        log.debug("stored a batch", extra={"events": len(batch), "bytes": size, "seconds": round(seconds, 3)})
 
     async def _accepts_canary(self) -> bool:
         """Return whether the store accepts at least one of a few valid events."""
@@ -134,7 +145,7 @@ class Inserter:
 def _canary(number: int) -> Event:
     hour_ms = time.time_ns() // 1_000_000 // 3_600_000 * 3_600_000
     return create_event(
-        project=CANARY_PROJECT,
+        project=PROJECT,
         event_name="canary",
         channel="canary",
         user_id="canary",

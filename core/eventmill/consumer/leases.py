@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from eventmill.consumer.backoff import Backoff
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.interfaces import Delivery, Queue
 from eventmill.shutdown import Shutdown
 
@@ -20,8 +21,9 @@ _KEEP_ALIVE_AGAIN = 0.1  # the share of a lease between attempts to extend it
 class Leases:
     """The deliveries that were received and are not settled yet."""
 
-    def __init__(self, queue: Queue, backoff: Backoff, shutdown: Shutdown) -> None:
+    def __init__(self, queue: Queue, backoff: Backoff, shutdown: Shutdown, telemetry: ConsumerTelemetry) -> None:
         self._queue = queue
+        self._telemetry = telemetry
         self._backoff = backoff
         self._shutdown = shutdown
         self._held: dict[Delivery, None] = {}  # in order of arrival
@@ -35,7 +37,7 @@ class Leases:
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Remove settled messages from the queue."""
         if deliveries:
-            await self._backoff.retry("cannot ack", lambda: self._queue.ack(deliveries))
+            await self._backoff.retry("ack", lambda: self._queue.ack(deliveries))
             self._forget(deliveries)
 
     async def release(self, deliveries: Sequence[Delivery], delay_seconds: float = 0) -> None:
@@ -47,7 +49,7 @@ class Leases:
             delay_seconds = min(delay_seconds, DRAIN_DELAY_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._queue.lease_seconds):
-                await self._backoff.retry("cannot release", lambda: self._queue.release(deliveries, delay_seconds))
+                await self._backoff.retry("release", lambda: self._queue.release(deliveries, delay_seconds))
 
     async def keep_alive(self) -> None:
         """Extend the leases of all held deliveries, until cancelled."""
@@ -63,6 +65,7 @@ class Leases:
                 log.warning("cannot extend leases (%s): %s", type(error).__name__, error)
                 share = _KEEP_ALIVE_AGAIN
             else:
+                self._telemetry.leases_lost.inc(len(lost))
                 if lost:
                     log.info("%d leases were lost: these messages are delivered again, which is harmless", len(lost))
 

@@ -1,7 +1,7 @@
 """Dead letters for operators: find, replay and purge them."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -9,13 +9,15 @@ from typing import Any
 
 from eventmill import frames
 from eventmill.consumer.paging import Pager
-from eventmill.errors import UndecodableMessage, UnknownFrameVersion
+from eventmill.errors import InvalidQuery, UndecodableMessage, UnknownFrameVersion
 from eventmill.event import Event, to_sent_form
 from eventmill.interfaces import Delivery, Queue
-from eventmill.times import describe
+from eventmill.times import describe, parse_time
 
 PUBLISH_SECONDS = 10.0
+MIN_ID = 4
 NEWER = "newer"  # the reason shown for a record that a newer program wrote; this one cannot replay it
+REASONS = ("rejected", "undecodable", "poison", "moved", NEWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,35 @@ class DeadLetterFilter:
         )
 
 
-async def find(queue: Queue, wanted: DeadLetterFilter) -> list[DeadLetter]:
-    """Return the matching dead letters, oldest first."""
+def parse_filter(
+    ids: Sequence[str] | None, reason: str | None, event_name: str | None, since: str | None, until: str | None
+) -> DeadLetterFilter:
+    """Return the filter that these texts describe. Raise InvalidQuery."""
+    if any(len(start) < MIN_ID for start in ids or ()):
+        raise InvalidQuery(f"an id has at least {MIN_ID} characters: `eventmill dead list` shows them", "id")
+    reason = frames.FORMER_REASONS.get(reason or "", reason)
+    if reason not in (None, *REASONS):
+        raise InvalidQuery(f"reason: {reason[:64]!r} is not one of {', '.join(REASONS)}", "reason")
+    since_us, until_us = _parse_bound("since", since), _parse_bound("until", until)
+    return DeadLetterFilter(tuple(ids or ()), reason, event_name, since_us, until_us)
+
+
+def _parse_bound(name: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError:
+        raise InvalidQuery(f"{name}: {text!r} is neither unix seconds nor RFC 3339", name) from None
+
+
+async def find(queue: Queue, wanted: DeadLetterFilter, limit: int | None = None) -> list[DeadLetter]:
+    """Return the matching dead letters, oldest first; with a limit, as many of them as the queue returns first."""
+    found: list[DeadLetter] = []
     async with Pager(queue.dead) as pager:
-        letters = [DeadLetter.read(delivery) async for page in pager.pages() for delivery in page]
-    return sorted(filter(wanted.matches, letters), key=lambda letter: letter.died_at_ms)
+        async for page in pager.pages():
+            found += filter(wanted.matches, map(DeadLetter.read, page))
+            if limit is not None and len(found) >= limit:
+                break
+    return sorted(found, key=lambda letter: letter.died_at_ms)[:limit]
 
 
 async def settle(

@@ -117,15 +117,23 @@ class Buffer:
         return sum(map(len, self._messages.values()))
 
     @property
+    def events(self) -> int:
+        return sum(self._events.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._bytes.values())
+
+    @property
     def free_bytes(self) -> int:
-        return max(0, self._max_bytes - sum(self._bytes.values()))
+        return max(0, self._max_bytes - self.bytes)
 
     @property
     def free_events(self) -> int:
         """The number of events for which there is room."""
         if not self.free_bytes:
             return 0
-        return max(0, self._max_events - sum(self._events.values()))
+        return max(0, self._max_events - self.events)
 
     def is_crowded(self, kind: Kind) -> bool:
         """Return whether this kind already uses half of the buffer."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from eventmill import frames
@@ -10,6 +11,7 @@ from eventmill.consumer.dead_letters import CROWDED_DELAY_SECONDS, DeadLetters, 
 from eventmill.consumer.inserter import Inserter
 from eventmill.consumer.leases import Leases
 from eventmill.consumer.messages import Message, halves, open_message
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.consumer.trials import Trials, Verdict
 from eventmill.errors import EventmillError
 from eventmill.interfaces import Delivery
@@ -37,7 +39,9 @@ class Quarantine:
         trials: Trials,
         group: asyncio.TaskGroup,
         max_events: int,
+        telemetry: ConsumerTelemetry,
     ) -> None:
+        self._telemetry = telemetry
         self.is_trying = False
         self._inserter = inserter
         self._breaker = breaker
@@ -52,6 +56,7 @@ class Quarantine:
 
     def isolate(self, messages: Sequence[Message]) -> None:
         """Settle messages in small groups. Release those that exceed the limit with a delay."""
+        self._telemetry.isolated.inc(len(messages))
         group: list[Message] = []
         crowded: list[Delivery] = []
         for message in messages:
@@ -86,8 +91,9 @@ class Quarantine:
             for delivery, own in letters.items():
                 if delivery not in failed:
                     self._dead_letters.dead_letter(delivery, own)
-            deliveries = [message.delivery for message in messages]
-            await self._leases.ack([delivery for delivery in deliveries if delivery not in failed | letters])
+            stored = [message for message in messages if message.delivery not in failed | letters]
+            self._telemetry.store(stored, time.time())
+            await self._leases.ack([message.delivery for message in stored])
         finally:
             self._events -= sum(message.events for message in messages)
 
@@ -100,6 +106,7 @@ class Quarantine:
 
     async def try_quarantined(self, messages: Sequence[Message]) -> None:
         """Settle the messages that a subprocess survives, each alone, and dissect those that crash it."""
+        self._telemetry.quarantined.inc(len(messages))
         log.warning("%d messages were received too often: processing them in a subprocess", len(messages))
         groups = [messages]
         while groups:

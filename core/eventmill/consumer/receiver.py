@@ -9,11 +9,14 @@ from eventmill.consumer.dead_letters import CROWDED_DELAY_SECONDS, DeadLetters, 
 from eventmill.consumer.leases import Leases
 from eventmill.consumer.messages import QUARANTINE_ATTEMPTS, Buffer, Kind, Message
 from eventmill.consumer.pace import MAX_RECEIVERS, Answer, Pace
+from eventmill.consumer.pause import Pause
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.interfaces import Delivery, Queue
 from eventmill.shutdown import Shutdown
 
 _CALL_MESSAGES = 10  # the most that SQS returns for one paid call
 _DECAY = 0.99  # factor by which the size estimate decays per smaller message
+_PAUSED_SECONDS = 0.5  # between two looks whether the consumer is still paused
 _FULL_SECONDS = 0.01  # between two checks whether a full buffer has room
 
 
@@ -29,6 +32,8 @@ class Receiver:
         breaker: Breaker,
         backoff: Backoff,
         shutdown: Shutdown,
+        pause: Pause,
+        telemetry: ConsumerTelemetry,
         *,
         messages: int,
         wait_seconds: float,
@@ -41,6 +46,8 @@ class Receiver:
         self._breaker = breaker
         self._backoff = backoff
         self._shutdown = shutdown
+        self._pause = pause
+        self._telemetry = telemetry
         self._messages = messages
         self._wait_seconds = wait_seconds
         self._pace = Pace(pause_seconds)
@@ -53,7 +60,9 @@ class Receiver:
         receiving: list[asyncio.Task[Answer | Exception]] = []
         async with asyncio.TaskGroup() as group:
             while self._may_receive():
-                if not self._breaker.is_closed:
+                if self._pause.is_on and not self._shutdown.drain:  # what only this process holds must be stored
+                    await self._shutdown.sleep(_PAUSED_SECONDS)
+                elif not self._breaker.is_closed:
                     await self._breaker.wait(self._wait_seconds)
                 elif not self._buffer.free_events:
                     await asyncio.sleep(_FULL_SECONDS)
@@ -72,7 +81,7 @@ class Receiver:
         pauses = [self._pace.note(answer) for answer in answers if isinstance(answer, Answer)]
         for error in answers:
             if isinstance(error, Exception):
-                await self._backoff.pause("cannot receive", error, self._failures)
+                await self._backoff.pause("receive", error, self._failures)
                 self._failures += 1
                 return True
         self._failures = 0
@@ -88,7 +97,7 @@ class Receiver:
         try:
             depth = await self._queue.depth()
         except Exception as error:
-            await self._backoff.pause("cannot count the messages in the queue", error, 0)
+            await self._backoff.pause("count messages", error, 0)
             return False
         return not depth.ready and not depth.in_flight  # a delayed message may count in either
 
@@ -107,6 +116,7 @@ class Receiver:
             deliveries = await self._queue.receive(wanted, wait_seconds)
         except Exception as error:
             return error
+        self._telemetry.received.inc(len(deliveries))
         self._leases.hold(deliveries)
         for delivery in deliveries:
             self._sort(delivery)

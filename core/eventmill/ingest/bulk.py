@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -55,11 +56,13 @@ class Bulk:
         lines: the lines of the valid events.
         event_ids: the id of each item, None if it is rejected.
         rejected: the first rejected items, as many as are reported.
+        kinds: the number of rejected items by class of error.
     """
 
     lines: list[bytes] = field(default_factory=list)
     event_ids: list[str | None] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    kinds: Counter[type[InvalidRequest]] = field(default_factory=Counter)
 
 
 Items = Sequence[bytes | msgspec.Raw]
@@ -75,6 +78,7 @@ async def parse_bulk(items: Items, project: str, now_ms: int, oldest_ms: int, li
         try:
             event = parse_event(item, project, now_ms, oldest_ms)
         except InvalidRequest as error:
+            bulk.kinds[type(error)] += 1
             if len(bulk.rejected) < MAX_REPORTED:
                 bulk.rejected.append(Rejection(index, type(error), error.field, error.message))
             bulk.event_ids.append(None)

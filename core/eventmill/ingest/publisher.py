@@ -11,6 +11,9 @@ from types import TracebackType
 
 from eventmill import frames
 from eventmill.errors import ConfigurationError, EventmillError, PartialFailure, QueueUnavailable, Refused, Unknown
+from eventmill.event import DEFAULT_PROJECT
+from eventmill.ingest.recent import RecentFrames
+from eventmill.ingest.telemetry import IngestTelemetry
 from eventmill.interfaces import MIN_BODY_BYTES, Queue
 
 log = logging.getLogger(__name__)
@@ -25,12 +28,13 @@ _SWEEP_SECONDS = 0.25
 
 
 class Waiter:
-    """One caller: its lines, its deadline and its verdict."""
+    """One caller: its lines, their project, its deadline and its verdict."""
 
-    __slots__ = ("bytes", "count", "deadline", "lines", "verdict")
+    __slots__ = ("bytes", "count", "deadline", "lines", "project", "verdict")
 
-    def __init__(self, lines: Sequence[bytes], deadline: float, verdict: asyncio.Future[None]) -> None:
+    def __init__(self, lines: Sequence[bytes], project: str, deadline: float, verdict: asyncio.Future[None]) -> None:
         self.lines = lines
+        self.project = project
         self.count = len(lines)
         self.bytes = sum(map(len, lines))
         self.deadline = deadline
@@ -54,12 +58,20 @@ class Publisher:
     Use it as an async context manager: on exit it commits the pending lines and answers every caller.
     """
 
-    def __init__(self, queue: Queue, *, linger_ms: float = 0, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        linger_ms: float = 0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        telemetry: IngestTelemetry | None = None,
+    ) -> None:
         if queue.max_body_bytes < MIN_BODY_BYTES:
             raise ConfigurationError(
                 f"the queue accepts bodies of at most {queue.max_body_bytes} bytes, but {MIN_BODY_BYTES} are required"
             )
-        self.confirmed = self.unconfirmed = 0  # events since the start
+        self.telemetry = telemetry or IngestTelemetry()
+        self.recent = RecentFrames()
         self._queue = queue
         self._linger_seconds = linger_ms / 1000
         self._timeout_seconds = timeout_seconds
@@ -72,8 +84,8 @@ class Publisher:
         self._closing = False
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def publish(self, lines: Sequence[bytes]) -> None:
-        """Return when all lines are durable in the queue; there must be at least one.
+    async def publish(self, lines: Sequence[bytes], project: str = DEFAULT_PROJECT) -> None:
+        """Return when all lines are durable in the queue; there must be at least one, all of this project.
 
         Raise QueueUnavailable if a line was not confirmed within 5 s; repeating all of them is harmless. Cancelling the
         call does not withdraw the lines.
@@ -81,7 +93,7 @@ class Publisher:
         if self._closing:
             raise QueueUnavailable("this process is shutting down")
         loop = asyncio.get_running_loop()
-        waiter = Waiter(lines, time.monotonic() + self._timeout_seconds, loop.create_future())
+        waiter = Waiter(lines, project, time.monotonic() + self._timeout_seconds, loop.create_future())
         self._pending.append(waiter)
         self._pending_lines += waiter.count
         self._pending_bytes += waiter.bytes
@@ -180,7 +192,10 @@ class Publisher:
             counts.append(count)
             bodies.append(body)
             await asyncio.sleep(0)
+        started = time.monotonic()
         failed = await self._publish(bodies, waiters[-1].deadline)
+        self.telemetry.commit_seconds.observe(time.monotonic() - started)
+        self.recent.add([body for index, body in enumerate(bodies) if index not in failed])
         if not failed:
             for waiter in waiters:
                 self._settle(waiter, None)
@@ -208,16 +223,21 @@ class Publisher:
 
     async def _try(self, bodies: list[bytes], deadline: float) -> Mapping[int, Refused | Unknown]:
         """Publish once; return what was not confirmed."""
+        self.telemetry.frames.inc(len(bodies))
+        self.telemetry.frame_bytes.inc(sum(map(len, bodies)))
         try:
             await self._queue.publish(bodies, deadline)
         except PartialFailure as failure:
+            self.telemetry.fail(failure)
             log.warning(
                 "the queue confirmed %d of %d messages: %s", len(bodies) - len(failure.failed), len(bodies), failure
             )
             return failure.failed
         except QueueUnavailable as error:
+            self.telemetry.fail(error)
             log.warning("the queue is unavailable: %s", error)
-        except Exception:
+        except Exception as error:
+            self.telemetry.fail(error)
             log.exception("the queue failed to publish")
         else:
             return {}
@@ -228,9 +248,9 @@ class Publisher:
         if waiter.verdict.done():
             return
         if error is None:
-            self.confirmed += waiter.count
+            self.telemetry.accept(waiter.project, waiter.count, waiter.bytes)
         else:
-            self.unconfirmed += waiter.count
+            self.telemetry.unconfirmed += waiter.count
         waiter.settle(error)
 
     def _sweep(self) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eventmill.errors import ClientDisconnected, Overloaded, StoreUnavailable
 from eventmill.queries.metrics import MAX_SECONDS
+from eventmill.queries.telemetry import QueryTelemetry
 from eventmill.shutdown import Shutdown
 
 T = TypeVar("T")
@@ -30,8 +32,11 @@ class QueryLimiter:
         concurrent: int = CONCURRENT_QUERIES,
         max_pending: int = MAX_PENDING,
         seconds: float = DEADLINE_SECONDS,
+        telemetry: QueryTelemetry | None = None,
     ) -> None:
         self._shutdown = shutdown
+        self._telemetry = telemetry or QueryTelemetry()
+        self._telemetry.pending.set_function(lambda: len(self._pending))
         self._slots = asyncio.Semaphore(math.ceil(concurrent * _ALL_CONCURRENT))
         self._max_pending = max_pending
         self._project_slots = concurrent
@@ -52,6 +57,16 @@ class QueryLimiter:
         Raise Overloaded if the line is full, StoreUnavailable at the deadline, ClientDisconnected, and the errors of
         `query`.
         """
+        started = time.monotonic()
+        try:
+            return await self._answer(query, receive, project)
+        except BaseException as error:
+            self._telemetry.fail(error)
+            raise
+        finally:
+            self._telemetry.seconds.observe(time.monotonic() - started)
+
+    async def _answer(self, query: Callable[[], Coroutine[Any, Any, T]], receive: Receive | None, project: str) -> T:
         own = self._projects.setdefault(project, _Project(asyncio.Semaphore(self._project_slots)))
         if own.pending >= self._max_pending or len(self._pending) >= _ALL_PENDING * self._max_pending:
             raise Overloaded(f"{self._max_pending} queries are pending")
@@ -76,7 +91,8 @@ class QueryLimiter:
 
     async def _run(self, query: Callable[[], Coroutine[Any, Any, T]], own: "_Project") -> T:
         async with own.slots, self._slots:
-            return await query()
+            with self._telemetry.running.track_inprogress():
+                return await query()
 
     def _finished(self, answer: asyncio.Task[Any], project: str, own: "_Project") -> None:
         self._pending.discard(answer)

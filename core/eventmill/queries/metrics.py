@@ -88,16 +88,16 @@ def parse_metrics_query(
         raise InvalidQuery(f"event_name must be a string of 1 to {MAX_NAME_CHARACTERS} characters", "event_name")
     if group_by is not None and group_by not in DIMENSIONS:
         raise InvalidQuery(f"group_by must be one of {', '.join(DIMENSIONS)}, not {group_by[:64]!r}", "group_by")
+    start_ms, end_ms = parse_bounds(start, end)
+    return MetricsQuery(project, event_name, start_ms=start_ms, end_ms=end_ms, group_by=group_by)
+
+
+def parse_bounds(start: str, end: str) -> tuple[int, int]:
+    """Return start and end of a filter in milliseconds, from texts that are both inclusive. Raise InvalidQuery."""
     start_us, end_us = _parse_bound(start, "from"), _parse_bound(end, "to")
     if start_us > end_us:
         raise InvalidQuery("from must not be later than to", "from")
-    return MetricsQuery(
-        project,
-        event_name,
-        start_ms=-(-start_us // 1000),
-        end_ms=end_us // 1000 + (1000 if end_us % 1_000_000 == 0 else 1),
-        group_by=group_by,
-    )
+    return -(-start_us // 1000), end_us // 1000 + (1000 if end_us % 1_000_000 == 0 else 1)
 
 
 def _parse_bound(text: str, name: str) -> int:

@@ -50,6 +50,9 @@ class Connections:
         self._open: set[Peer] = set()
         self._by_address: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def add(self, peer: Peer) -> bool:
         """Count a connection; return whether it is within the limits."""
         self._open.add(peer)

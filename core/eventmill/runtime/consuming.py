@@ -2,7 +2,10 @@
 
 from functools import partial
 
+from prometheus_client import CollectorRegistry
+
 from eventmill.consumer import Consumer
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.backends import Choice
 from eventmill.runtime.trial import try_messages
@@ -16,7 +19,9 @@ PAUSE_PER_LINGER = 10  # linger intervals per pause, so that one paid receive re
 PAUSE_PER_BATCH = 0.4  # the longest pause, as a share of the time that a batch may wait
 
 
-def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Store, shutdown: Shutdown) -> Consumer:
+def create_consumer(
+    settings: Settings, choice: Choice, queue: Queue, store: Store, shutdown: Shutdown, registry: CollectorRegistry
+) -> Consumer:
     """Return a consumer with the batches that the settings name and with few receives where they cost money."""
     is_remote = choice.queue.settings.reach == "network"
     return Consumer(
@@ -28,5 +33,6 @@ def create_consumer(settings: Settings, choice: Choice, queue: Queue, store: Sto
         batch_events=settings.batch_events,
         batch_bytes=settings.batch_bytes,
         batch_seconds=settings.batch_seconds,
+        telemetry=ConsumerTelemetry(registry),
         trial=partial(try_messages, choice.require_store()),
     )

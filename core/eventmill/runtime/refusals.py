@@ -1,10 +1,14 @@
 """Responses to requests that are refused before the application sees them."""
 
 import json
+import logging
+import secrets
 from typing import NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+log = logging.getLogger(__name__)
 
 
 class Refusal(NamedTuple):
@@ -37,5 +41,7 @@ _HEADERS = b"content-type: application/json\r\nx-content-type-options: nosniff\r
 
 def encode_refusal(refusal: Refusal) -> bytes:
     """Return the response, which announces that the connection closes."""
-    body = json.dumps({"error": refusal.code, "message": refusal.message}).encode()
+    request_id = secrets.token_hex(8)
+    log.debug("refused a request: %s", refusal.message, extra={"status": refusal.status, "request_id": request_id})
+    body = json.dumps({"error": refusal.code, "message": refusal.message, "request_id": request_id}).encode()
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[refusal.status], _HEADERS, len(body), body)

@@ -2,13 +2,15 @@
 
 import asyncio
 import functools
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+from prometheus_client import Metric
 
 T = TypeVar("T")
 
@@ -145,6 +147,29 @@ async def limited(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
     finally:
         async with asyncio.timeout(LIMIT_SECONDS):
             await opening.__aexit__(None, None, None)
+
+
+MAX_SERIES = 100  # of one backend
+_NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
+_LABEL_VALUE = re.compile(r"[\w .-]{0,64}")
+
+
+def check_metrics(before: Iterable[Metric], after: Iterable[Metric], prefix: str) -> None:
+    """Assert that metrics have proper names and few labels, and that no counter has fallen in between."""
+    values = {(sample.name, *sorted(sample.labels.items())): sample.value for m in before for sample in m.samples}
+    series = 0
+    for metric in after:
+        assert metric.name.startswith(prefix), f"the metric {metric.name!r} must start with {prefix!r}"
+        assert _NAME.fullmatch(metric.name), f"{metric.name!r} may have small letters, digits and underscores only"
+        assert metric.documentation, f"the metric {metric.name!r} has no documentation"
+        series += len(metric.samples)
+        for sample in metric.samples:
+            texts = [*sample.labels.keys(), *sample.labels.values()]
+            wrong = [text for text in texts if not _LABEL_VALUE.fullmatch(text)]
+            assert not wrong, f"{metric.name} has the label {wrong[0]!r}: labels are short names, not addresses"
+            former = values.get((sample.name, *sorted(sample.labels.items())), sample.value)
+            assert metric.type != "counter" or sample.value >= former, f"the counter {metric.name} has fallen"
+    assert series <= MAX_SERIES, f"{series} series: labels must have few values"
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:

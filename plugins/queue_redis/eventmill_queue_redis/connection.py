@@ -26,6 +26,7 @@ CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 4.0
 _COMMIT_BYTES = 2 * 1024 * 1024  # the size of a commit of the API; the check requires memory for one
 _NEARLY_FULL = 0.8
+_SET_POLICY = "redis-cli CONFIG SET maxmemory-policy noeviction"
 BLOCK_SECONDS = 2.0  # the longest blocking read; its socket timeout is longer
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
 _WRONG = (
@@ -130,9 +131,12 @@ def warnings_of(info: dict[str, Any]) -> list[str]:
         raise QueueUnavailable("Redis is out of memory (maxmemory)")
     warnings = []
     if not info.get("aof_enabled"):
-        warnings.append("Redis writes no append-only file: what was not saved is lost when it stops (appendonly yes)")
+        warnings.append(
+            "Redis writes no append-only file, and what was not saved is lost when it stops: run"
+            " `redis-cli CONFIG SET appendonly yes`"
+        )
     if limit and policy != "noeviction":
-        warnings.append(f"Redis may evict messages (maxmemory-policy {policy}): set noeviction")
+        warnings.append(f"Redis may evict messages (maxmemory-policy {policy}): run `{_SET_POLICY}`")
     if limit and not may_evict and used > limit * _NEARLY_FULL:
         warnings.append(f"Redis uses {used * 100 // limit}% of its memory (maxmemory)")
     return warnings

@@ -17,6 +17,7 @@ from eventmill import (
     QueueUnavailable,
     Refused,
     Unknown,
+    describe_skew,
 )
 from eventmill_queue_redis import entries, scripts
 from eventmill_queue_redis.connection import BLOCK_SECONDS, Connection, explain, is_groupless, warnings_of
@@ -130,17 +131,18 @@ class RedisQueue(Queue):
         pipeline.xlen(self._key)
         pipeline.xlen(f"{self._key}:dead")
         pipeline.xadd(self._key, {b"b": b""}, id="0-0")  # an invalid id: Redis checks the permissions first
+        pipeline.time()
         pipeline.info()
-        *answers, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
+        *answers, clock, info = await self._connection.run(pipeline.execute(raise_on_error=False), CHECK_SECONDS)
         for answer in answers:
             if isinstance(answer, Exception) and "must be greater than 0-0" not in str(answer):
                 raise explain(answer)
         self._length, letters, _ = answers
         if self._is_full():
             raise QueueUnavailable(f"the queue is full ({self._max_messages} messages)")
-        warnings = []
+        warnings = [] if isinstance(clock, Exception) else describe_skew(clock[0] + clock[1] / 1e6, "Redis")
         if 2 * letters >= self._max_messages:
-            warnings.append(f"{letters} dead letters use memory: replay or purge them (eventmill dead)")
+            warnings.append(f"{letters} dead letters use memory: run `eventmill dead list`")
         if isinstance(info, NoPermissionError):
             return [*warnings, "this user may not ask Redis for INFO: memory and persistence are not checked"]
         if isinstance(info, Exception):

@@ -6,7 +6,10 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
 from eventmill import Delivery, Depth, PartialFailure, Queue, Refused
 from eventmill_queue_sqlite.database import Database
@@ -97,6 +100,10 @@ SELECT (SELECT count(*) FROM {self._table}), (SELECT count(*) FROM {self._table}
     async def check(self) -> list[str]:
         await self._database.quick(lambda file: self._database.disk.reserve(file, COMMIT_BYTES, self._reserve), 1.8)
         return self._database.disk.warnings()
+
+    def collect(self) -> Iterable[Metric]:
+        name = "eventmill_queue_sqlite_disk_free_bytes"
+        return [GaugeMetricFamily(name, "Free space on the disk with the file.", self._database.disk.free_bytes())]
 
     async def _wait(self, seconds: float) -> None:
         """Wait for a publish of this process, at most this long: other processes cannot notify."""

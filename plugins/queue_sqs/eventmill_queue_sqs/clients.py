@@ -4,10 +4,9 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -21,8 +20,7 @@ from botocore.exceptions import (
 )
 
 from eventmill import QueueMisconfigured, QueueUnavailable
-
-T = TypeVar("T")
+from eventmill_queue_sqs.usage import Usage
 
 CONNECT_SECONDS = 1.5
 SEND_SECONDS = 5
@@ -68,18 +66,25 @@ class Clients:
     """
 
     def __init__(self, url: str) -> None:
+        self.usage = Usage()
         self._url = urlsplit(url)
         self._opened: dict[str, Opened] = {}
         self._lock = asyncio.Lock()
         self._is_closed = False
 
-    async def send(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call SQS with the client for calls that return at once. Raise QueueUnavailable."""
-        return await self._call("send", SEND_SECONDS, call)
+    async def send(self, operation: str, payload_bytes: int = 0, **parameters: Any) -> Any:
+        """Call an operation that returns at once; its payload matters for the price. Raise QueueUnavailable."""
+        self.usage.count(operation, payload_bytes)
+        return await self._call("send", SEND_SECONDS, operation, parameters)
 
-    async def receive(self, wait_seconds: int, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call SQS with the client for receives that may wait this long. Raise QueueUnavailable."""
-        return await self._call("receive", wait_seconds + RECEIVE_GRACE_SECONDS, call)
+    async def receive(self, wait_seconds: int, **parameters: Any) -> Any:
+        """Receive messages, and wait this long for one. Raise QueueUnavailable."""
+        answer: dict[str, Any] = {}
+        try:
+            answer = await self._call("receive", wait_seconds + RECEIVE_GRACE_SECONDS, "receive_message", parameters)
+        finally:
+            self.usage.count("receive_message", sum(len(message["Body"]) for message in answer.get("Messages", ())))
+        return answer
 
     async def close(self) -> None:
         async with self._lock:
@@ -87,13 +92,13 @@ class Clients:
             for opened in self._opened.values():
                 await opened.stack.aclose()
 
-    async def _call(self, name: str, seconds: int, call: Callable[[Any], Awaitable[T]]) -> T:
+    async def _call(self, name: str, seconds: int, operation: str, parameters: dict[str, Any]) -> Any:
         try:
             opened = await self._client(name)
             opened.calls += 1
             try:
                 async with asyncio.timeout(seconds):
-                    return await call(opened.client)
+                    return await getattr(opened.client, operation)(**parameters)
             except (*_NO_CREDENTIALS, ClientError) as error:
                 opened.is_stale |= isinstance(error, _NO_CREDENTIALS) or code_of(error) in CREDENTIALS
                 raise

@@ -1,15 +1,17 @@
 """The queue and its dead-letter queue as resources: URLs, attributes, checks, creation."""
 
 import json
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from eventmill import QueueMisconfigured, QueueUnavailable
+from eventmill import QueueMisconfigured, QueueUnavailable, describe_skew
 from eventmill_queue_sqs.clients import DENIED, MISSING, Clients, code_of
-from eventmill_queue_sqs.settings import SqsQueueSettings, redrive_policy
+from eventmill_queue_sqs.settings import MAX_RECEIVE_COUNT, RETENTION_SECONDS, SqsQueueSettings, redrive_policy
 
 _SHORT_RETENTION_SECONDS = 4 * 86_400
 _LOW_RECEIVE_COUNT = 100
+_SET = 'aws sqs set-queue-attributes --queue-url "$EVENTMILL_QUEUE_SQS_URL" --attributes'
 _UNIT_BYTES = 64 * 1024
 _MANY_IN_FLIGHT = 100_000  # SQS delivers no more messages at 120,000
 
@@ -21,6 +23,7 @@ class Service:
         self._clients = clients
         self._settings = settings
         self._dead_letter_url = settings.dead_letter_url
+        self._server_time: float | None = None  # unix seconds, when SQS last answered
 
     async def url(self) -> str:
         return self._settings.url
@@ -34,13 +37,14 @@ class Service:
                     "SQS: no dead-letter queue: run `eventmill migrate`, or set EVENTMILL_QUEUE_SQS_DEAD_LETTER_URL"
                 )
             *_, account, name = arn.split(":")
-            answer = await self._clients.send(lambda c: c.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account))
+            answer = await self._clients.send("get_queue_url", QueueName=name, QueueOwnerAWSAccountId=account)
             self._dead_letter_url = str(answer["QueueUrl"])
         return self._dead_letter_url
 
     async def attributes(self, url: str, *names: str) -> dict[str, str]:
         wanted = list(names) or ["All"]
-        answer = await self._clients.send(lambda c: c.get_queue_attributes(QueueUrl=url, AttributeNames=wanted))
+        answer = await self._clients.send("get_queue_attributes", QueueUrl=url, AttributeNames=wanted)
+        self._server_time = _time_of(answer)
         return dict(answer.get("Attributes", {}))
 
     async def check(self, url: str) -> list[str]:
@@ -55,7 +59,8 @@ class Service:
             raise QueueMisconfigured("SQS: FIFO queues are not supported: choose a standard queue")
         if "QueueArn" not in attributes:
             raise QueueUnavailable("SQS: the server responds, but not like SQS")
-        return _warnings(attributes, is_dead=url == self._dead_letter_url)
+        skew = [] if self._server_time is None else describe_skew(self._server_time, "SQS")
+        return _warnings(attributes, is_dead=url == self._dead_letter_url) + skew
 
     async def migrate(self) -> None:
         """Create the queues that do not exist. Raise QueueMisconfigured if that is not permitted."""
@@ -70,7 +75,7 @@ class Service:
         if existing is None:
             await self._create(settings.name, settings.attributes() | policy, settings.url)
         else:
-            await self._clients.send(lambda c: c.set_queue_attributes(QueueUrl=settings.url, Attributes=policy))
+            await self._clients.send("set_queue_attributes", QueueUrl=settings.url, Attributes=policy)
 
     async def _ensure(self, name: str, attributes: dict[str, str], url: str | None) -> str:
         """Return the URL of a queue, and create it if it does not exist."""
@@ -89,11 +94,11 @@ class Service:
 
     async def _create(self, name: str, attributes: dict[str, str], expected: str | None) -> str:
         try:
-            answer = await self._clients.send(lambda c: c.create_queue(QueueName=name, Attributes=attributes))
+            answer = await self._clients.send("create_queue", QueueName=name, Attributes=attributes)
         except QueueUnavailable as error:
             if code_of(error.__cause__) != "QueueAlreadyExists":
                 raise
-            answer = await self._clients.send(lambda c: c.get_queue_url(QueueName=name))
+            answer = await self._clients.send("get_queue_url", QueueName=name)
         url = str(answer["QueueUrl"])
         if expected is not None and urlsplit(url).path != urlsplit(expected).path:
             raise QueueMisconfigured(f"SQS: these credentials create {url}, but the settings name {expected}")
@@ -102,7 +107,7 @@ class Service:
     async def _probe(self, url: str) -> list[str]:
         """Check the permission to send, with an empty batch, which SQS rejects after checking permissions."""
         try:
-            await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=[]))
+            await self._clients.send("send_message_batch", QueueUrl=url, Entries=[])
         except QueueUnavailable as error:
             if "EmptyBatchRequest" not in code_of(error.__cause__):
                 raise
@@ -115,20 +120,34 @@ def _target(attributes: dict[str, str]) -> str | None:
     return policy.get("deadLetterTargetArn")
 
 
+def _time_of(answer: dict[str, Any]) -> float | None:
+    """Return the time of a response in unix seconds, by the clock of SQS."""
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
 def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
     warnings = []
     retention_seconds = int(attributes.get("MessageRetentionPeriod", _SHORT_RETENTION_SECONDS))
     if retention_seconds < _SHORT_RETENTION_SECONDS:
         hours = retention_seconds / 3600
-        warnings.append(f"SQS deletes messages after {hours:g} hours: a longer outage of the store loses events")
+        warnings.append(
+            f"SQS deletes messages after {hours:g} hours, and a longer outage of the store loses events:"
+            f" run `{_SET} MessageRetentionPeriod={RETENTION_SECONDS}`"
+        )
     policy = json.loads(attributes.get("RedrivePolicy", "{}"))
     if int(policy.get("maxReceiveCount", _LOW_RECEIVE_COUNT)) < _LOW_RECEIVE_COUNT:
         count = policy["maxReceiveCount"]
-        warnings.append(f"SQS moves messages to the dead letters after {count} receives (maxReceiveCount): set 1000")
+        warnings.append(
+            f"SQS moves messages to the dead letters after {count} receives: set maxReceiveCount to {MAX_RECEIVE_COUNT}"
+        )
     if not policy and not is_dead:
         warnings.append("SQS has no redrive policy for this queue: run `eventmill migrate`")
     if int(attributes.get("MaximumMessageSize", _UNIT_BYTES)) < _UNIT_BYTES:
-        warnings.append(f"SQS rejects messages above {attributes['MaximumMessageSize']} bytes: set MaximumMessageSize")
+        size = attributes["MaximumMessageSize"]
+        warnings.append(f"SQS rejects messages above {size} bytes: run `{_SET} MaximumMessageSize=1048576`")
     in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
     if in_flight > _MANY_IN_FLIGHT:
         warnings.append(f"{in_flight} messages are in flight: SQS delivers no more at 120,000")

@@ -5,9 +5,11 @@ import base64
 import binascii
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from prometheus_client import Metric
 
 from eventmill import (
     Delivery,
@@ -150,6 +152,9 @@ class SqsQueue(Queue):
         except TimeoutError:
             raise QueueUnavailable("SQS does not answer in time") from None
 
+    def collect(self) -> Iterable[Metric]:
+        return self._clients.usage.collect()
+
     async def migrate(self) -> None:
         await self._service.migrate()
 
@@ -157,7 +162,8 @@ class SqsQueue(Queue):
         """Send one batch; return the bodies that failed."""
         url = await self._url()
         entries = [{"Id": str(i), "MessageBody": body} for i, body in batch]
-        answer = await self._clients.send(lambda c: c.send_message_batch(QueueUrl=url, Entries=entries))
+        size = sum(len(body) for _, body in batch)
+        answer = await self._clients.send("send_message_batch", size, QueueUrl=url, Entries=entries)
         confirmed = {int(entry["Id"]) for entry in answer.get("Successful", [])}
         failed: dict[int, Refused | Unknown] = {
             i: Unknown("SQS did not confirm it") for i, _ in batch if i not in confirmed
@@ -170,13 +176,11 @@ class SqsQueue(Queue):
     async def _receive(self, url: str, count: int, wait_seconds: int) -> list[Delivery]:
         answer = await self._clients.receive(
             wait_seconds,
-            lambda c: c.receive_message(
-                QueueUrl=url,
-                MaxNumberOfMessages=count,
-                WaitTimeSeconds=wait_seconds,
-                VisibilityTimeout=self._lease_seconds,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
-            ),
+            QueueUrl=url,
+            MaxNumberOfMessages=count,
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=self._lease_seconds,
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         ends = time.monotonic() + self._lease_seconds
         return [_delivery(message, ends) for message in answer.get("Messages", [])]
@@ -193,7 +197,7 @@ class SqsQueue(Queue):
 
         async def call(batch: Sequence[Delivery]) -> None:
             entries = [{"Id": str(i), "ReceiptHandle": d.lease.receipt} | fields for i, d in enumerate(batch)]
-            answer = await self._clients.send(lambda c: getattr(c, action)(QueueUrl=url, Entries=entries))
+            answer = await self._clients.send(action, QueueUrl=url, Entries=entries)
             failed = answer.get("Failed", [])
             if wrong := [entry for entry in failed if entry.get("Code") not in _STALE]:
                 raise QueueUnavailable(f"SQS: {wrong[0].get('Code')}: {wrong[0].get('Message', '')}")

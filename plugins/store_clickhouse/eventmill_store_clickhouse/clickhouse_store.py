@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from prometheus_client import Metric
 
 from eventmill import (
     EVENT_FIELDS,
@@ -25,6 +26,7 @@ from eventmill import (
     Store,
     StoreMisconfigured,
     StoreUnavailable,
+    describe_skew,
 )
 from eventmill_store_clickhouse import failures, migrations, queries
 from eventmill_store_clickhouse.canary import Canary
@@ -46,6 +48,9 @@ INSERT = {
     "input_format_skip_unknown_fields": 0,
 }
 MAX_PAGE = 50_000
+_TABLES = """
+SELECT name, toUnixTimestamp64Milli(now64(3)) FROM system.tables WHERE database = currentDatabase()
+"""
 _READ_BACK_SECONDS = 1.0
 _FIRST_WINDOW_MS = 86_400_000
 _KEYS = 100  # per statement, since a server accepts URLs of at most 1 MiB
@@ -121,19 +126,18 @@ class ClickHouseStore(Store):
                 f"the schema has version {max(applied)}, but {migrations.NEWEST} is required: run `eventmill migrate`"
             )
         _refuse_newer(applied)
-        tables = {
-            name
-            for (name,) in await self._statements.lookup(
-                "SELECT name FROM system.tables WHERE database = currentDatabase()", {}
-            )
-        }
-        if missing := {"events", "erasures"} - tables:
+        tables = {str(name): float(now_ms) for name, now_ms in await self._statements.lookup(_TABLES)}
+        if missing := {"events", "erasures"} - tables.keys():
             raise StoreMisconfigured(
                 f"the table {', '.join(sorted(missing))} does not exist: it was removed or renamed"
             )
         if migrations.missing_columns(await self._columns()):
             raise StoreMisconfigured("the table events lacks a column: run `eventmill migrate`")
-        return await self._canary.warnings()
+        skew = describe_skew(tables["events"] / 1000, "the ClickHouse server")
+        return [*await self._canary.warnings(), *self._connection.warnings(), *skew]
+
+    def collect(self) -> Iterable[Metric]:
+        return self._connection.collect()
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
         found = []

@@ -1,8 +1,10 @@
 """Connection: the interface to an engine that runs ClickHouse's SQL."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from prometheus_client import Metric
 
 Rows = Sequence[Sequence[Any]]
 
@@ -28,6 +30,14 @@ class Connection(ABC):
     @abstractmethod
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         """Insert JSON lines in one statement; return the number of rows that the engine wrote."""
+
+    def warnings(self) -> list[str]:
+        """Return what may soon endanger the engine."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Return metrics of the engine, without asking it."""
+        return []
 
     @abstractmethod
     async def close(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from uuid import uuid4
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 
 from eventmill import ConfigurationError
 from eventmill_store_clickhouse.connection import Connection, Rows
@@ -24,6 +26,7 @@ T = TypeVar("T")
 _READERS = 2
 _KILL_EVERY_SECONDS = 0.1
 _SPARE_BYTES = 64 * 1024
+_LOW_BYTES = 1024**3
 _INSERTS = "eventmill-inserts"  # the folder, inside that of the engine, for the files of inserts
 
 
@@ -86,6 +89,15 @@ class EmbeddedConnection(Connection):
             return summary.written_rows
 
         return await asyncio.shield(self._inserter.run(insert))
+
+    def warnings(self) -> list[str]:
+        free_bytes = shutil.disk_usage(self._path).free
+        return ["less than 1 GiB is left on the disk with the chDB folder"] if free_bytes < _LOW_BYTES else []
+
+    def collect(self) -> Iterable[Metric]:
+        free_bytes = shutil.disk_usage(self._path).free
+        name = "eventmill_store_clickhouse_disk_free_bytes"
+        return [GaugeMetricFamily(name, "Free space on the disk with the chDB folder.", free_bytes)]
 
     async def close(self) -> None:
         # Wait for all threads: a thread that is still inside the engine would crash the process at exit.

@@ -64,8 +64,12 @@ COLUMNS = tuple(
 )
 
 
-def _names(filter: EventFilter) -> str:
-    return "" if filter.event_names is None else "AND event_name IN {event_names:Array(String)}"
+def _matching(filter: EventFilter) -> str:
+    """Return the conditions of a filter beside project and time."""
+    conditions = ["AND event_name IN {event_names:Array(String)}"] if filter.event_names is not None else []
+    conditions += ["AND event_id = {event_id:String}"] if filter.event_id is not None else []
+    conditions += ["AND user_id = {user_id:String}"] if filter.user_id is not None else []
+    return " ".join(conditions)
 
 
 _AFTER = """
@@ -78,7 +82,7 @@ def page(filter: EventFilter, before: Position | None, limit: int) -> tuple[str,
     """Select rows of COLUMNS in the order of a scan."""
     sql = f"""
 SELECT {", ".join(COLUMNS)}
-{_LIVE} {_names(filter)} {_AFTER if before else ""}
+{_LIVE} {_matching(filter)} {_AFTER if before else ""}
 ORDER BY timestamp DESC, event_name, event_id
 LIMIT {limit:d}
 """
@@ -90,7 +94,7 @@ LIMIT {limit:d}
 
 def rows(filter: EventFilter) -> tuple[str, dict[str, Any]]:
     """Count the rows in a span of time, including duplicates and erased ones: cheap, by the sorting key."""
-    sql = f"SELECT count() FROM events WHERE project = {{project:String}} {_TIME} {_names(filter)}"
+    sql = f"SELECT count() FROM events WHERE project = {{project:String}} {_TIME} {_matching(filter)}"
     return sql, _parameters(filter)
 
 
@@ -98,7 +102,7 @@ def newest(filter: EventFilter) -> tuple[str, dict[str, Any]]:
     """Select one row: the number of matching rows, and the time of the newest."""
     sql = f"""
 SELECT count(), toUnixTimestamp64Milli(max(timestamp)) FROM events
-WHERE project = {{project:String}} {_TIME} {_names(filter)}
+WHERE project = {{project:String}} {_TIME} {_matching(filter)}
 """
     return sql, _parameters(filter)
 
@@ -166,4 +170,6 @@ def _key(identity: Identity) -> tuple[str, str, str]:
 
 def _parameters(filter: EventFilter) -> dict[str, Any]:
     parameters: dict[str, Any] = {"project": filter.project, "start_ms": filter.start_ms, "end_ms": filter.end_ms}
-    return parameters | ({} if filter.event_names is None else {"event_names": list(filter.event_names)})
+    chosen: dict[str, Any] = {"event_names": None if filter.event_names is None else list(filter.event_names)}
+    chosen |= {"event_id": filter.event_id, "user_id": filter.user_id}
+    return parameters | {name: value for name, value in chosen.items() if value is not None}

@@ -51,7 +51,7 @@ class MemoryStore(Store):
             self._events[Identity(filter.project, name, -negative, event_id)]
             for negative, name, event_id in heapq.merge(*spans)
         )
-        return list(itertools.islice(_shown(events), limit))
+        return list(itertools.islice((event for event in _shown(events) if filter.matches(event)), limit))
 
     async def find(self, identities: Sequence[Identity]) -> list[Event]:
         return list(_shown(self._events[identity] for identity in set(identities) if identity in self._events))

@@ -13,7 +13,7 @@ from eventmill import (
     QueueUnavailable,
     Unknown,
 )
-from eventmill.testing.contract import eventually
+from eventmill.testing.contract import check_metrics, eventually
 from eventmill.testing.queue_contract.suite import BODIES, QueueSuite, bodies_of, drain, receive, soon, stays_empty
 
 
@@ -81,6 +81,17 @@ class QueueOperating(QueueSuite):
         warnings = await queue.check()
         assert isinstance(warnings, list)
         assert all(isinstance(warning, str) for warning in warnings)
+
+    async def test_metrics_have_proper_names_and_few_labels(self, queue: Queue) -> None:
+        """collect returns metrics whose names start with the backend's, with few labels and counters that only grow.
+
+        Likely cause: a label holds an id, an address or an error text; or a gauge is declared as a counter.
+        """
+        before = list(queue.collect())
+        await queue.publish([b"%d" % number for number in range(150)], soon())
+        await queue.ack(await receive(queue, 100))
+        await queue.depth()
+        check_metrics(before, list(queue.collect()), f"eventmill_queue_{self.backend.name.lower()}_")
 
     async def test_migrating_again_keeps_all_messages(self, queue: Queue) -> None:
         """migrate is idempotent, also concurrently. Likely cause: the queue is recreated."""

@@ -11,6 +11,7 @@ from eventmill import (
     StoreMisconfigured,
     StoreUnavailable,
 )
+from eventmill.testing.contract import check_metrics
 from eventmill.testing.events import make_event, make_events
 from eventmill.testing.store_contract.suite import (
     DAY_MS,
@@ -33,6 +34,16 @@ class StoreOperating(StoreSuite):
         async with self.another(store, settings) as second:
             await asyncio.gather(store.migrate(), second.migrate(), store.migrate())
         assert await scan_all(store, everything()) == in_order(events)
+
+    async def test_metrics_have_proper_names_and_few_labels(self, store: Store) -> None:
+        """collect returns metrics whose names start with the backend's, with few labels and counters that only grow.
+
+        Likely cause: a label holds an id, an address or an error text; or a gauge is declared as a counter.
+        """
+        before = list(store.collect())
+        await insert(store, make_events(150))
+        await store.metrics(metrics_query())
+        check_metrics(before, list(store.collect()), f"eventmill_store_{self.backend.name.lower()}_")
 
     async def test_a_store_that_is_not_migrated_says_so(self, settings: Any) -> None:
         """Without its schema, check and insert raise StoreMisconfigured or StoreUnavailable, never RejectedEvents.

@@ -1,5 +1,6 @@
 """Scanning and finding."""
 
+import msgspec
 import pytest
 
 from eventmill import (
@@ -30,6 +31,24 @@ class StoreScanning(StoreSuite):
         assert await scan_all(store, everything("other", event_names=("b",))) == [events[4]]
         assert await scan_all(store, everything("nobody")) == []
         assert await scan_all(store, everything(event_names=())) == []
+
+    async def test_a_scan_finds_the_events_of_an_id_and_of_a_user(self, store: Store) -> None:
+        """A scan returns events with the filter's id, and those whose latest version is of the filter's user.
+
+        Likely cause: the new fields of EventFilter are ignored, or the user is compared before deduplication.
+        """
+        events = [
+            make_event(timestamp_ms=NOON_MS + late, event_id=event_id, user_id=user)
+            for late in (0, 90_000_000)
+            for event_id, user in (("one", "ada"), ("two", "bob"), ("Two", "Ada"))
+        ]
+        moved = msgspec.structs.replace(events[0], user_id="bob", version=events[0].version + 1)
+        await insert(store, events)
+        await insert(store, [moved])
+        assert await scan_all(store, everything(event_id="two")) == in_order([events[1], events[4]])
+        assert await scan_all(store, everything(user_id="ada")) == [events[3]]
+        assert await scan_all(store, everything(user_id="bob")) == in_order([moved, events[1], events[4]])
+        assert await scan_all(store, everything(event_id="one", user_id="Ada")) == []
 
     async def test_a_scan_starts_at_its_start_and_ends_before_its_end(self, store: Store) -> None:
         """start_ms is inclusive and end_ms is exclusive. Likely cause: BETWEEN, or times in seconds."""

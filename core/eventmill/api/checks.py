@@ -1,0 +1,129 @@
+"""Findings: what is wrong with a deployment, or may soon be, each with the command that ends it."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from eventmill.consumer.pause import read_order
+from eventmill.errors import StoreMisconfigured, StoreUnavailable
+from eventmill.interfaces import Queue, Store
+from eventmill.times import describe
+
+CHECK_SECONDS = 10.0
+MIN_FILES = 4096
+MIN_FREE_BYTES = 1024**3
+OLD_SECONDS = 300.0
+
+
+class Finding(BaseModel):
+    """One part of a deployment: whether it works, and what to do. `fix` is a command, empty if there is none."""
+
+    part: str
+    state: Literal["ok", "warning", "failed"]
+    message: str = ""
+    fix: str = ""
+
+
+async def check_backends(queue: Queue, store: Store | None) -> list[Finding]:
+    """Return what the queue and the store say about themselves, and what waits in them for an operator."""
+    found = await asyncio.gather(
+        _check("queue", queue.check),
+        _check("store", store.check) if store is not None else _nothing(),
+        _check_letters(queue),
+        _check_backlog(queue),
+        _check_pause(store) if store is not None else _nothing(),
+    )
+    return [finding for findings in found for finding in findings]
+
+
+def check_process() -> list[Finding]:
+    """Return what is wrong with this process: its limit of open files, its disk."""
+    findings = []
+    limit = _file_limit()
+    if limit is not None and limit < MIN_FILES:
+        message = f"the limit of open files is {limit}: at most {limit // 3} clients can connect"
+        findings.append(Finding(part="process", state="warning", message=message, fix="ulimit -n 65536"))
+    free_bytes = shutil.disk_usage(Path.cwd()).free
+    if free_bytes < MIN_FREE_BYTES:
+        message = f"{free_bytes // 1024**2} MiB are left on the disk of this folder"
+        findings.append(Finding(part="process", state="warning", message=message, fix="df -h ."))
+    return findings or [Finding(part="process", state="ok")]
+
+
+async def _check(part: str, check: Callable[[], Awaitable[list[str]]]) -> list[Finding]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            warnings = await check()
+    except TimeoutError:
+        return [Finding(part=part, state="failed", message=f"no answer within {CHECK_SECONDS:.0f} s")]
+    except Exception as error:
+        return [_with_fix(part, "failed", f"{type(error).__name__}: {error}")]
+    return [_with_fix(part, "warning", warning) for warning in warnings] or [Finding(part=part, state="ok")]
+
+
+def _with_fix(part: str, state: Literal["warning", "failed"], text: str) -> Finding:
+    """Return a finding; a command in backticks at the end of its text is the fix."""
+    message, _, rest = text.rpartition(": run `")
+    if message and rest.endswith("`"):
+        return Finding(part=part, state=state, message=message, fix=rest.removesuffix("`"))
+    return Finding(part=part, state=state, message=text)
+
+
+async def _check_letters(queue: Queue) -> list[Finding]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            depth = await queue.dead.depth()
+    except Exception:
+        return []  # the check of the queue says why
+    if not depth.ready:
+        return []
+    message = f"{depth.ready} dead letters wait for a decision: replay or purge them"
+    return [Finding(part="dead letters", state="warning", message=message, fix="eventmill dead list")]
+
+
+async def _check_backlog(queue: Queue) -> list[Finding]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            depth = await queue.depth()
+    except Exception:
+        return []
+    age = depth.oldest_age_seconds
+    if age is None or age < OLD_SECONDS:
+        return []
+    message = f"the oldest message waits for {age:.0f} s: consumers are missing, paused or too slow, or the store fails"
+    return [Finding(part="backlog", state="warning", message=message, fix="eventmill status --watch")]
+
+
+async def _check_pause(store: Store) -> list[Finding]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            order = await read_order(store)
+    except (StoreUnavailable, StoreMisconfigured, TimeoutError):
+        return []
+    if not order.is_pause:
+        return []
+    message = f"the consumers are paused since {describe(order.since_ms)} by {order.by or 'a client without a key'}"
+    return [Finding(part="consumers", state="warning", message=message, fix="eventmill resume")]
+
+
+async def _nothing() -> list[Finding]:
+    return []
+
+
+def _file_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if resource.RLIM_INFINITY in (soft, hard) else hard
+
+
+def worst(findings: Sequence[Finding]) -> str:
+    """Return `failed`, `warning` or `ok`."""
+    states = {finding.state for finding in findings}
+    return next((state for state in ("failed", "warning") if state in states), "ok")

@@ -1,0 +1,160 @@
+"""The operator's routes: GET /status, GET /check, POST /pause and POST /resume. They need an admin key."""
+
+import asyncio
+import dataclasses
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+import eventmill
+from eventmill.api.checks import Finding, check_backends, check_process
+from eventmill.api.errors import document
+from eventmill.api.gate import needs
+from eventmill.api.health import BackendState, Health
+from eventmill.api.status import Watch
+from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, give_order, read_order
+from eventmill.errors import Forbidden, StoreUnavailable
+from eventmill.hookspecs import Principal, Services, principal_of
+from eventmill.interfaces import Store
+
+
+class CountersResponse(BaseModel):
+    """Counters of the process that answers, since its start."""
+
+    seconds: float
+    events_accepted: int
+    events_unconfirmed: int
+
+
+class StatusResponse(BaseModel):
+    """The state of a deployment; null for a figure that is unknown now. Times are unix seconds.
+
+    The backlog is in messages of up to 1,000 events. `paused` is whether an operator has paused the consumers, and
+    `paused_by` the id of the key. `since_start` counts what the answering process did.
+    """
+
+    version: str
+    queue: BackendState
+    store: BackendState | None
+    ready: int | None
+    in_flight: int | None
+    dead: int | None
+    oldest_age_seconds: float | None
+    drained_per_second: float | None
+    drained_in_seconds: float | None
+    newest_event_at: float | None
+    paused: bool | None
+    paused_at: float | None
+    paused_by: str | None
+    since_start: CountersResponse
+
+
+class PauseResponse(BaseModel):
+    """Whether the consumers are paused, since when, and the id of the key that ordered it."""
+
+    paused: bool
+    since: float | None
+    by: str
+
+
+async def _read_status(
+    watch: Watch, health: Health, store: Store | None, since_start: CountersResponse
+) -> StatusResponse:
+    """Return the state of a deployment, without the figures of a service that is unavailable."""
+    status, readiness, order = await asyncio.gather(watch.status(), health.readiness(), _try_order(store))
+    figures = dataclasses.asdict(status)
+    newest_ms = figures.pop("newest_event_ms")
+    return StatusResponse(
+        version=eventmill.__version__,
+        queue=readiness.queue,
+        store=readiness.store,
+        **figures,
+        newest_event_at=None if newest_ms is None else newest_ms / 1000,
+        paused=None if order is None else order.is_pause,
+        paused_at=order.since_ms / 1000 if order and order.is_pause else None,
+        paused_by=order.by if order and order.is_pause else None,
+        since_start=since_start,
+    )
+
+
+async def _try_order(store: Store | None) -> Order | None:
+    if store is None:
+        return None
+    try:
+        async with asyncio.timeout(LOOK_UP_SECONDS):
+            return await read_order(store)
+    except Exception:
+        return None
+
+
+def operator_of(request: Request) -> Principal:
+    """Return who sent the request. Raise Forbidden for a key of one project: the queue belongs to all."""
+    principal = principal_of(request.scope)
+    if not principal.is_for_all:
+        raise Forbidden("the queue and the consumers belong to all projects: use an admin key with the project *")
+    return principal
+
+
+Operator = Annotated[Principal, Depends(operator_of)]
+
+
+def create_router(services: Services, health: Health) -> APIRouter:
+    """Return the operator's routes."""
+    router = APIRouter(tags=["operator"])
+    watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
+
+    @router.get(
+        "/status",
+        summary="Show the backlog, its age, the dead letters and the state of the parts",
+        responses=document(),
+        openapi_extra=needs("admin"),
+    )
+    async def status(operator: Operator) -> StatusResponse:
+        counted = services.publisher.telemetry
+        since_start = CountersResponse(
+            seconds=round(time.monotonic() - started, 1),
+            events_accepted=counted.confirmed,
+            events_unconfirmed=counted.unconfirmed,
+        )
+        return await _read_status(watch, health, services.store, since_start)
+
+    @router.get(
+        "/check",
+        summary="Show what is wrong, and the commands that end it",
+        responses=document(),
+        openapi_extra=needs("admin"),
+    )
+    async def check(operator: Operator) -> list[Finding]:
+        return [*check_process(), *await check_backends(services.queue, services.store)]
+
+    @router.post(
+        "/pause",
+        summary="Let all consumers receive nothing, also after a restart",
+        responses=document(503),
+        openapi_extra=needs("admin"),
+    )
+    async def pause(operator: Operator) -> PauseResponse:
+        """Pause the consumers within 6 s. Events are accepted and wait in the queue."""
+        return await _order(services.store, operator, is_pause=True)
+
+    @router.post(
+        "/resume", summary="Let the consumers receive again", responses=document(503), openapi_extra=needs("admin")
+    )
+    async def resume(operator: Operator) -> PauseResponse:
+        """Resume the consumers within 6 s."""
+        return await _order(services.store, operator, is_pause=False)
+
+    return router
+
+
+async def _order(store: Store | None, operator: Principal, *, is_pause: bool) -> PauseResponse:
+    if store is None:
+        raise StoreUnavailable("this process has no store, which holds the order")
+    try:
+        async with asyncio.timeout(LOOK_UP_SECONDS):
+            order = await give_order(store, is_pause=is_pause, by=operator.key)
+    except TimeoutError:
+        raise StoreUnavailable(f"no answer within {LOOK_UP_SECONDS:g} s") from None
+    return PauseResponse(paused=order.is_pause, since=order.since_ms / 1000, by=order.by)

@@ -1,0 +1,52 @@
+"""The frames that this process published last, so that it can say of an event that it waits in the queue."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from eventmill import frames
+from eventmill.event import Event, decode_line
+
+MAX_BYTES = 4 * 1024 * 1024
+
+
+class Accepted(NamedTuple):
+    """An event that the queue confirmed, and when, in unix milliseconds."""
+
+    event: Event
+    accepted_at_ms: int
+
+
+class RecentFrames:
+    """Keeps the latest frames, up to 4 MiB of them."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+
+    def add(self, bodies: Iterable[bytes]) -> None:
+        """Keep these frames, and forget the oldest ones."""
+        now_ms = time.time_ns() // 1_000_000
+        for body in bodies:
+            self._frames.append((now_ms, body))
+            self._bytes += len(body)
+        while self._bytes > self._max_bytes:
+            self._bytes -= len(self._frames.popleft()[1])
+
+    def find(self, project: str, name: str, value: str, limit: int) -> list[Accepted]:
+        """Return events of the project whose field has this text, newest first. This takes up to 0.2 s of CPU."""
+        needle = b'"%b":%b' % (name.encode(), msgspec.json.encode(value))
+        found: list[Accepted] = []
+        for accepted_at_ms, body in reversed(list(self._frames)):
+            for line in frames.split_frame(body):
+                if needle in line:
+                    event = decode_line(line)
+                    if event.project == project and getattr(event, name) == value:
+                        found.append(Accepted(event, accepted_at_ms))
+            if len(found) >= limit:
+                break
+        return found[:limit]

@@ -1,0 +1,110 @@
+"""The operations address: metrics for Prometheus, liveness and readiness, of one process or of all workers."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from eventmill.api.health import Health
+from eventmill.errors import ConfigurationError
+from eventmill.runtime.listener import bind
+from eventmill.runtime.quiet_server import QuietServer, configure_quiet
+from eventmill.runtime.telemetry import Backlog, Total
+from eventmill.runtime.unix_sockets import WorkerSockets
+from eventmill.settings import OFF, Settings
+
+log = logging.getLogger(__name__)
+
+SERVE_ADDRESS, CONSUME_ADDRESS = "127.0.0.1:9464", "127.0.0.1:9465"
+WITHOUT_BACKLOG = "backlog=no"  # the query of all workers but one, so that an SQS queue is asked once
+_INDEX = "the metrics are at /metrics, liveness at /health/live, readiness at /health/ready\n"
+
+
+def bind_operations(settings: Settings, default: str) -> socket.socket | None:
+    """Listen on the operations address. Without one, or if it is taken, return None: events matter more."""
+    address = settings.ops_listen or default
+    if address == OFF:
+        return None
+    try:
+        return bind(address)
+    except ConfigurationError as error:
+        log.warning("no metrics at %s: %s", address, error.__cause__ or error)
+        return None
+
+
+def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Health) -> Starlette:
+    """Return the operations pages of one process."""
+
+    async def metrics(request: Request) -> Response:
+        if request.url.query != WITHOUT_BACKLOG:
+            await backlog.refresh()
+        return _expose(request, registry)
+
+    async def ready(request: Request) -> Response:
+        readiness = await health.readiness()
+        return JSONResponse(readiness.model_dump(), 503 if readiness.status == "unavailable" else 200)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/health/ready", ready), *_routes()])
+
+
+def create_summary(workers: WorkerSockets) -> Starlette:
+    """Return the operations pages of all workers together."""
+
+    total = Total()
+
+    async def metrics(request: Request) -> Response:
+        answers = await workers.ask("/ops/metrics", first_query="", query=WITHOUT_BACKLOG)
+        parsed = {name: list(text_string_to_metric_families(answer.text)) for name, answer in answers.items()}
+        return _expose(request, _Collected(total.update(parsed, workers.names())))
+
+    async def ready(request: Request) -> Response:
+        answers = await workers.ask("/ops/health/ready")
+        best = min(answers.values(), key=lambda answer: answer.status_code, default=None)
+        if best is None:
+            return JSONResponse({"status": "unavailable"}, 503)
+        return JSONResponse(best.json(), best.status_code)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/health/ready", ready), *_routes()])
+
+
+def serve_in_thread(app: Starlette, listener: socket.socket) -> None:
+    """Serve the pages in a thread that ends with the process, for a supervisor that has no event loop."""
+    server = QuietServer(configure_quiet(app))
+    run = server.serve(sockets=[listener])
+    threading.Thread(target=asyncio.run, args=(run,), name="eventmill-operations", daemon=True).start()
+
+
+def _routes() -> Sequence[Route]:
+    async def live(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def index(request: Request) -> Response:
+        return PlainTextResponse(_INDEX)
+
+    return [Route("/health", live), Route("/health/live", live), Route("/", index)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """Metrics that were collected elsewhere, as a collector."""
+
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+def _expose(request: Request, collector: CollectorRegistry | _Collected) -> Response:
+    """Return the metrics in the format that the client asks for."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(collector), media_type=media_type)
