@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
+from prometheus_client import CollectorRegistry
 
 import eventmill_queue_memory
 import eventmill_store_memory
@@ -23,14 +24,18 @@ from eventmill.api.access import Access
 from eventmill.api.app import create_app
 from eventmill.api.gate import Gate
 from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.ingest.budget import Budget
 from eventmill.ingest.publisher import Publisher
+from eventmill.ingest.telemetry import IngestTelemetry
 from eventmill.queries.limiter import QueryLimiter
+from eventmill.queries.telemetry import QueryTelemetry
 from eventmill.shutdown import Shutdown
 from eventmill_queue_memory.settings import MemoryQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+DEFAULTS = {"EVENTMILL_ANONYMOUS": "true", "EVENTMILL_OPS_LISTEN": "off"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,6 +49,7 @@ class Mill:
     shutdown: Shutdown
     budget: Budget
     app: Gate
+    registry: CollectorRegistry
 
 
 @asynccontextmanager
@@ -62,23 +68,27 @@ async def running_mill(
     ):
         queue, store = wrap_queue(inner_queue), wrap_store(inner_store)
         shutdown, stopping, budget = Shutdown(), Shutdown(), Budget(64 * 1024 * 1024)
-        consumer = Consumer(queue, store, stopping, batch_seconds=0.01, receive_seconds=0.05)
+        registry = CollectorRegistry()
+        telemetry = ConsumerTelemetry(registry)
+        consumer = Consumer(queue, store, stopping, batch_seconds=0.01, receive_seconds=0.05, telemetry=telemetry)
         consuming = asyncio.create_task(consumer.run())
-        async with Publisher(queue, timeout_seconds=timeout_seconds) as publisher:
-            services = Services("default", queue, store, publisher, limiter or QueryLimiter(shutdown))
+        ingest = IngestTelemetry(registry)
+        async with Publisher(queue, timeout_seconds=timeout_seconds, telemetry=ingest) as publisher:
+            limiter = limiter or QueryLimiter(shutdown, telemetry=QueryTelemetry(registry))
+            services = Services("default", queue, store, publisher, limiter, registry)
             access = access or Access("default", is_anonymous=True)
             app = create_app(services, shutdown, budget, access, http_apps or ())
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://mill") as client:
-                yield Mill(client, queue, store, shutdown, budget, app)
+                yield Mill(client, queue, store, shutdown, budget, app, registry)
         stopping.begin(DRAIN_SECONDS)
         await consuming
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with no settings of eventmill but these; `serve` then needs no keys."""
+    """This process's environment with no settings of eventmill but these; `serve` needs no keys and has no metrics."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTMILL_")}
-    return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1", "EVENTMILL_ANONYMOUS": "true"} | dict(settings)
+    return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"} | DEFAULTS | dict(settings)
 
 
 def install(folder: Path, name: str, module: str) -> None:

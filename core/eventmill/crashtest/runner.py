@@ -86,6 +86,7 @@ def _environment(choice: Choice, ledger: Ledger) -> Mapping[str, str]:
         "EVENTMILL_KEYS": "[]",
         "EVENTMILL_KEYS_FILE": os.devnull,
         "EVENTMILL_BATCH_SECONDS": "0.2",
+        "EVENTMILL_OPS_LISTEN": os.environ.get("EVENTMILL_OPS_LISTEN", "off"),  # several programs would share a port
     }
     chosen: tuple[Chosen[Any], ...] = (choice.queue, choice.require_store())
     for each in chosen:

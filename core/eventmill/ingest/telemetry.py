@@ -42,6 +42,7 @@ class IngestTelemetry:
             ["error"],
             registry=registry,
         )
+        self._labels: set[str] = set()
         self._by_project: dict[str, Counter] = {}
 
     def accept(self, project: str, events: int, size: int) -> None:
@@ -49,7 +50,10 @@ class IngestTelemetry:
         self.confirmed += events
         accepted = self._by_project.get(project)
         if accepted is None:
-            accepted = self._by_project[project] = self._accepted.labels(self._label(project))
+            label = self._label(project)
+            accepted = self._accepted.labels(label)
+            if label == project:
+                self._by_project[project] = accepted
         accepted.inc(events)
         self.body_bytes.inc(size)
 
@@ -63,4 +67,7 @@ class IngestTelemetry:
 
     def _label(self, project: str) -> str:
         """Return the label of a project. The first hundred have their own."""
-        return project if project in self._by_project or len(self._by_project) < MAX_PROJECTS else OTHER
+        if project not in self._labels and len(self._labels) >= MAX_PROJECTS:
+            return OTHER
+        self._labels.add(project)
+        return project

@@ -36,10 +36,13 @@ def bind_operations(settings: Settings, default: str) -> socket.socket | None:
     if address == OFF:
         return None
     try:
-        return bind(address)
+        listener = bind(address)
     except ConfigurationError as error:
-        log.warning("no metrics at %s: %s", address, error.__cause__ or error)
+        log.warning("running without metrics: %s", str(error).replace("--listen", "EVENTMILL_OPS_LISTEN"))
         return None
+    host, port = listener.getsockname()[:2]
+    log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
+    return listener
 
 
 def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Health) -> Starlette:
