@@ -65,11 +65,13 @@ def create_app(
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
     workers: Workers | None = None,
+    warnings: Sequence[str] = (),
 ) -> Gate:
     """Return the API over open services, behind its gate. The caller closes the services.
 
     Args:
         workers: reaches the other workers of this server, if there are any.
+        warnings: about the settings, for GET /check.
     """
     app = App(
         title="eventmill",
@@ -92,7 +94,7 @@ def create_app(
         lookup.create_router(services, refusals, siblings),
         metrics.create_router(services),
         health.create_router(readiness),
-        operator.create_router(services, readiness),
+        operator.create_router(services, readiness, warnings),
         dead_letters.create_router(services),
         openapi.create_router(app),
     )

@@ -40,6 +40,11 @@ async def check_backends(queue: Queue, store: Store | None) -> list[Finding]:
     return [finding for findings in found for finding in findings]
 
 
+def check_settings(warnings: Sequence[str]) -> list[Finding]:
+    """Return a finding for each warning about the settings."""
+    return [Finding(part="settings", state="warning", message=each, fix="eventmill settings") for each in warnings]
+
+
 def check_process() -> list[Finding]:
     """Return what is wrong with this process: its limit of open files, its disk."""
     findings = []
@@ -121,9 +126,3 @@ def _file_limit() -> int | None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if resource.RLIM_INFINITY in (soft, hard) else hard
-
-
-def worst(findings: Sequence[Finding]) -> str:
-    """Return `failed`, `warning` or `ok`."""
-    states = {finding.state for finding in findings}
-    return next((state for state in ("failed", "warning") if state in states), "ok")

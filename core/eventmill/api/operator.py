@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 import eventmill
-from eventmill.api.checks import Finding, check_backends, check_process
+from eventmill.api.checks import Finding, check_backends, check_process, check_settings
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
 from eventmill.api.health import BackendState, Health
@@ -100,8 +101,8 @@ def operator_of(request: Request) -> Principal:
 Operator = Annotated[Principal, Depends(operator_of)]
 
 
-def create_router(services: Services, health: Health) -> APIRouter:
-    """Return the operator's routes."""
+def create_router(services: Services, health: Health, warnings: Sequence[str]) -> APIRouter:
+    """Return the operator's routes; `warnings` are about the settings."""
     router = APIRouter(tags=["operator"])
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
@@ -127,7 +128,8 @@ def create_router(services: Services, health: Health) -> APIRouter:
         openapi_extra=needs("admin"),
     )
     async def check(operator: Operator) -> list[Finding]:
-        return [*check_process(), *await check_backends(services.queue, services.store)]
+        own = [*check_settings(warnings), *check_process()]
+        return own + await check_backends(services.queue, services.store)
 
     @router.post(
         "/pause",

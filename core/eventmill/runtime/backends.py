@@ -51,13 +51,20 @@ class Chosen(Generic[Opened]):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen backends. `store` is None for `EVENTMILL_STORE=none`; `is_billed` if calls of the queue cost money."""
+    """The chosen backends.
+
+    Attributes:
+        store: None for `EVENTMILL_STORE=none`.
+        is_billed: whether calls of the queue cost money.
+        warnings: about unknown variables and broken plugins.
+    """
 
     queue: Chosen[Queue]
     store: Chosen[Store] | None
     linger_ms: float
     is_billed: bool
     http_apps: list[HttpApp]
+    warnings: list[str]
 
     def require_store(self) -> Chosen[Store]:
         """Return the store. Raise ConfigurationError if there is none."""
@@ -122,7 +129,9 @@ def choose(settings: Settings, *, queue: Default | None = None, store: Default |
     Raise ConfigurationError. Log a warning for broken plugins that are not used and for unknown variables.
     """
     plugins = load_plugins()
-    _warn(plugins)
+    warnings = _find_warnings(plugins)
+    for warning in warnings:
+        log.warning("%s", warning)
     queue_backend = plugins.queue(settings.queue or (queue.name if queue else _missing("queue", plugins)))
     chosen_queue: Chosen[Queue] = Chosen("queue", queue_backend, _settings(queue_backend, queue))
     chosen_store: Chosen[Store] | None = None
@@ -132,16 +141,15 @@ def choose(settings: Settings, *, queue: Default | None = None, store: Default |
         chosen_store = Chosen("store", store_backend, _settings(store_backend, store))
     linger_ms = queue_backend.linger_ms if settings.linger_ms is None else settings.linger_ms
     http_apps = [item.record for item in plugins.http_apps]
-    return Choice(chosen_queue, chosen_store, linger_ms, queue_backend.linger_ms > 0, http_apps)
+    return Choice(chosen_queue, chosen_store, linger_ms, queue_backend.linger_ms > 0, http_apps, warnings)
 
 
-def _warn(plugins: Plugins) -> None:
+def _find_warnings(plugins: Plugins) -> list[str]:
     kinds: list[type[BaseSettings]] = [Settings]
     kinds += [item.record.settings for item in plugins.queues]
     kinds += [item.record.settings for item in plugins.stores]
     known = [name for kind in kinds for name in variables(kind)]
-    for warning in (*plugins.warnings(), *find_unknown(known)):
-        log.warning("%s", warning)
+    return [*plugins.warnings(), *find_unknown(known)]
 
 
 def _settings(backend: QueueBackend | StoreBackend, default: Default | None) -> PluginSettings:

@@ -87,7 +87,7 @@ async def serve_api(
         limiter = QueryLimiter(shutdown, telemetry=QueryTelemetry(registry))
         services = Services(settings.project, queue, opened.store, publisher, limiter, registry)
         budget, days = Budget(settings.memory_bytes), settings.retention_days
-        app = create_app(services, shutdown, budget, access, choice.http_apps, days, listeners.workers)
+        app = create_app(services, shutdown, budget, access, choice.http_apps, days, listeners.workers, choice.warnings)
         limit = _connection_limit(settings)
         connections = Connections(limit, access.proxies)
         opening = Connections(limit, access.proxies)
@@ -115,7 +115,9 @@ async def create_unkeyed_api(
     shutdown = Shutdown()
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
-        app = create_app(services, shutdown, Budget(settings.memory_bytes), Access(settings.project))
+        app = create_app(
+            services, shutdown, Budget(settings.memory_bytes), Access(settings.project), warnings=choice.warnings
+        )
         yield _without_keys(app, settings)
 
 

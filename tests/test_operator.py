@@ -1,0 +1,304 @@
+"""What an operator does: look at a deployment, pause it, settle its dead letters, from anywhere and without secrets."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from eventmill import Store
+from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.pause import WATCH_SECONDS, read_order
+from eventmill.event import encode_line
+from eventmill.frames import DeadRecord, encode_dead, encode_frame
+from eventmill.shutdown import Shutdown
+from eventmill.testing import make_event
+from eventmill.testing.contract import eventually
+from eventmill.times import describe_skew
+from support import services
+from support.mill import Mill, environment, eventmill, running, running_mill, wait_until
+from support.proxies import StoreProxy
+
+EVENT = {"event_name": "a", "channel": "b", "user_id": "ada", "timestamp": 1_766_717_657, "event_id": "one"}
+SPAN = ("--from", "1766717657", "--to", "1766717657")
+NOON_MS = 1_700_000_000_000
+
+
+def letter(name: str, reason: str = "rejected") -> bytes:
+    body = encode_frame([encode_line(make_event(event_name=name))])
+    return encode_dead(DeadRecord(reason=reason, died_at_ms=NOON_MS, message="no such column", body=body))
+
+
+async def bury(mill: Mill, *letters: bytes) -> None:
+    await mill.queue.dead.publish(letters, time.monotonic() + 5)
+
+
+# Pausing
+
+
+@pytest.mark.anyio
+async def test_paused_consumers_store_nothing_until_they_resume() -> None:
+    async with running_mill() as mill:
+        answer = await mill.client.post("/pause")
+        assert (answer.status_code, answer.json()["paused"]) == (200, True)
+        await asyncio.sleep(WATCH_SECONDS + 1)  # what it promises
+        assert (await mill.client.post("/events", json=EVENT)).status_code == 202
+        status = (await mill.client.get("/status")).json()
+        assert status["paused"] is True
+        assert abs(status["paused_at"] - time.time()) < 60
+        assert (status["ready"], status["in_flight"]) == (1, 0)
+        assert "eventmill resume" in [finding["fix"] for finding in (await mill.client.get("/check")).json()]
+        assert (await mill.client.post("/resume")).json()["paused"] is False
+
+        async def is_stored() -> bool:
+            return bool((await mill.client.get("/status")).json()["newest_event_at"] == EVENT["timestamp"])
+
+        await eventually(is_stored, WATCH_SECONDS + 5)
+
+
+@pytest.mark.anyio
+async def test_a_consumer_that_starts_while_paused_receives_nothing() -> None:
+    async with running_mill() as mill:
+        await mill.client.post("/pause")
+        shutdown = Shutdown()
+        second = Consumer(mill.queue, mill.store, shutdown, batch_seconds=0.01, receive_seconds=0.05)
+        running_second = asyncio.create_task(second.run())
+        await asyncio.sleep(WATCH_SECONDS + 1)  # the first one has paused, too
+        await mill.client.post("/events", json=EVENT)
+        await asyncio.sleep(0.5)
+        assert (await mill.queue.depth()).ready == 1
+        shutdown.begin(DRAIN_SECONDS)
+        await running_second
+
+
+@pytest.mark.anyio
+async def test_the_last_order_counts_even_if_clocks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_mill() as mill:
+        await mill.client.post("/pause")
+        behind = time.time_ns() - 3600 * 10**9
+        with monkeypatch.context() as clock:
+            clock.setattr("time.time_ns", lambda: behind)
+            await mill.client.post("/resume")
+        assert not (await read_order(mill.store)).is_pause
+
+
+@pytest.mark.anyio
+async def test_without_a_store_nobody_can_pause() -> None:
+    class Hanging(StoreProxy):
+        async def find(self, identities: object) -> list[object]:  # type: ignore[override]  # it answers nothing
+            await asyncio.Event().wait()
+            return []
+
+    def hang(store: Store) -> Store:
+        return Hanging(store)
+
+    async with running_mill(wrap_store=hang) as mill:
+        answer = await mill.client.post("/pause")
+        assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+        assert (await mill.client.get("/status")).json()["paused"] is None
+
+
+# Dead letters
+
+
+@pytest.mark.anyio
+async def test_dead_letters_are_listed_shown_replayed_and_purged_over_http() -> None:
+    async with running_mill() as mill:
+        await bury(mill, letter("a"), letter("b"), letter("c", "poison"))
+        summaries = (await mill.client.get("/dead-letters", params={"reason": "rejected"})).json()
+        assert sorted(summary["event_names"][0] for summary in summaries) == ["a", "b"]
+        [first] = [summary for summary in summaries if summary["event_names"] == ["a"]]
+        [full] = (await mill.client.get("/dead-letters", params={"id": first["id"], "full": "true"})).json()
+        assert full["events"][0]["event_name"] == "a"
+        assert (await mill.client.post("/dead-letters/purge", json={})).status_code == 400
+        assert (await mill.client.post("/dead-letters/purge", json={"reasons": "x"})).status_code == 400
+        dry = await mill.client.post("/dead-letters/replay", json={"event_name": "a", "dry_run": True})
+        assert json.loads(dry.text.splitlines()[-1]) == {"matched": 1, "others": 2, "done": True}
+        replayed = await mill.client.post("/dead-letters/replay", json={"event_name": "a"})
+        assert replayed.headers["content-type"] == "application/x-ndjson"
+        purged = await mill.client.post("/dead-letters/purge", json={"reason": "poison"})
+        assert json.loads(purged.text.splitlines()[-1]) == {"matched": 1, "others": 1, "done": True}
+        left = (await mill.client.get("/dead-letters")).json()
+        assert [summary["event_names"] for summary in left] == [["b"]]
+
+
+# Findings
+
+
+def test_check_names_each_trouble_with_its_fix(tmp_path: Path) -> None:
+    with services.running_redis(tmp_path / "redis", "--appendonly", "no") as redis:
+        settings = {
+            "EVENTMILL_QUEUE": "redis",
+            "EVENTMILL_QUEUE_REDIS_URL": redis.url,
+            "EVENTMILL_STORE": "clickhouse",
+            "EVENTMILL_STORE_CLICKHOUSE_URL": f"chdb://{tmp_path}/chdb",
+        }
+        command = f"ulimit -n 1024; exec {sys.executable} -m eventmill check --json"
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment(settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        findings = {(each["part"], each["state"]): each for each in json.loads(done.stdout)}
+        assert findings["store", "failed"]["fix"] == "eventmill migrate"
+        assert findings["process", "warning"]["fix"] == "ulimit -n 65536"
+        assert "CONFIG SET appendonly yes" in findings["queue", "warning"]["fix"]
+        assert eventmill("migrate", cwd=tmp_path, settings=settings).returncode == 0
+        done = eventmill("check", cwd=tmp_path, settings=settings)
+        assert done.returncode == 0, done.stdout
+        assert "store\tok" in done.stdout
+
+
+def test_check_names_wrong_settings_and_unreachable_servers(tmp_path: Path) -> None:
+    settings = {
+        "EVENTMILL_QUEUE": "redis",
+        "EVENTMILL_QUEUE_REDIS_URL": "redis://127.0.0.1:1/0",
+        "EVENTMILL_STORE": "none",
+        "EVENTMILL_QUEUE_REDIS_LEASE": "7",
+    }
+    done = eventmill("check", cwd=tmp_path, settings=settings)
+    assert done.returncode == 1
+    assert "queue\tFAILED\tQueueUnavailable: Redis:" in done.stdout
+    assert "settings\twarning\tEVENTMILL_QUEUE_REDIS_LEASE is not a setting" in done.stdout
+
+
+def test_a_clock_that_differs_is_named() -> None:
+    now = time.time()
+    assert describe_skew(now + 1, "Redis") == []
+    [ahead], [behind] = describe_skew(now + 61, "Redis"), describe_skew(now - 3600, "SQS")
+    assert "the clock of Redis is 61 s ahead of" in ahead
+    assert "the clock of SQS is 3600 s behind" in behind
+
+
+# Commands from elsewhere
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A server with keys in another folder: its URL, and an admin key and a read key as settings."""
+    home, settings = tmp_path / "server", {"EVENTMILL_ANONYMOUS": "false"}
+    home.mkdir()
+    admin = eventmill("keys", "new", "--scope", "admin", "--project", "*", cwd=home, settings=settings).stdout.strip()
+    read = eventmill("keys", "new", "--scope", "read", cwd=home, settings=settings).stdout.strip()
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=home, settings=settings) as program:
+        yield program.url(), {"admin": admin, "read": read}
+
+
+def test_commands_work_against_a_url_with_a_key(api: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    url, keys = api
+    folder = tmp_path / "laptop"
+    folder.mkdir()
+    assert httpx.post(f"{url}/events", json=EVENT, headers={"X-API-Key": keys["admin"]}).status_code == 202
+
+    def run(*arguments: str, key: str = "admin") -> subprocess.CompletedProcess[str]:
+        return eventmill(*arguments, "--url", url, cwd=folder, settings={"EVENTMILL_KEY": keys[key]})
+
+    status = json.loads(run("status", "--json", "--seconds", "0.1").stdout)
+    assert status["since_start"]["events_accepted"] == 1
+    assert run("check").returncode == 0
+    wait_until(lambda: run("query", "a", *SPAN).stdout == "all\t1\t1\n")
+    assert run("query", "a", *SPAN, "--group-by", "channel", key="read").stdout == "b\t1\t1\nall\t1\t1\n"
+    assert run("query", "a", *SPAN, "--project", "other").stdout == "all\t0\t0\n"
+    assert run("lookup", "one", "--from", "1766717657", key="read").stdout.startswith("stored\tone\tada\t")
+    assert run("dead", "list").stdout == ""
+    assert "0 dead letters purged" in run("dead", "purge", "--all").stdout
+    assert run("pause").returncode == 0
+    assert "PAUSED since" in run("status", "--seconds", "0.1").stdout
+    assert run("resume").returncode == 0
+    refused = run("status", key="read")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "403" in refused.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_mistakes_of_the_caller_are_explained(api: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    url, keys = api
+    for arguments, code, words in (
+        (("status", "--url", url), 2, "401: send a key"),
+        (("status", "--url", "127.0.0.1"), 2, "must be http://HOST:PORT"),
+        (("status", "--url", "http://127.0.0.1:1"), 1, "http://127.0.0.1:1 does not answer"),
+        (("query", "a", "--from", "today", "--to", "1", "--url", url, "--key", keys["read"]), 2, "--from is neither"),
+        (("dead", "list", "--since", "x", "--url", url, "--key", keys["admin"]), 2, "--since: 'x' is neither"),
+        (("lookup", "--url", url), 2, "name either an event id or --user"),
+        (("status",), 2, "EVENTMILL_QUEUE is required"),
+    ):
+        done = eventmill(*arguments, cwd=tmp_path)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), (arguments, done.stderr)
+        assert words in done.stderr
+
+
+def test_commands_find_the_run_of_their_folder(tmp_path: Path) -> None:
+    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        url = program.url()
+        socket = tmp_path / "eventmill-data" / "run.sock"
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        assert httpx.post(f"{url}/events", json=EVENT).status_code == 202
+        wait_until(lambda: eventmill("query", "a", *SPAN, cwd=tmp_path).stdout == "all\t1\t1\n")
+        assert "store\tok" in eventmill("check", cwd=tmp_path).stdout
+        status = json.loads(eventmill("status", "--json", "--seconds", "0.1", cwd=tmp_path).stdout)
+        assert (status["since_start"]["events_accepted"], status["store"]["status"]) == (1, "ok")
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        done = eventmill("status", "--json", "--seconds", "0.1", "--data", "../eventmill-data", cwd=elsewhere)
+        assert json.loads(done.stdout)["since_start"]["events_accepted"] == 1
+        assert program.stop() == 0
+        assert not socket.exists()
+    stopped = json.loads(eventmill("status", "--json", "--seconds", "0.1", cwd=tmp_path).stdout)
+    assert (stopped["since_start"]["events_accepted"], stopped["ready"]) == (0, 0)
+
+
+def test_a_killed_run_is_not_asked_and_a_memory_run_leaves_no_folder(tmp_path: Path) -> None:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        program.url()
+        assert eventmill("status", "--seconds", "0.1", cwd=tmp_path).returncode == 0
+        program.stop(signal.SIGKILL)
+    assert (tmp_path / "eventmill-data" / "run.sock").exists()
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        program.url()
+        assert eventmill("status", "--seconds", "0.1", cwd=tmp_path).returncode == 0
+        program.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_named_backends_are_used_directly(tmp_path: Path) -> None:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        assert httpx.post(f"{program.url()}/events", json=EVENT).status_code == 202
+        named = {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path / "q.db")}
+        done = eventmill(
+            "status", "--json", "--seconds", "0.1", cwd=tmp_path, settings=named | {"EVENTMILL_STORE": "none"}
+        )
+        assert json.loads(done.stdout)["since_start"]["events_accepted"] == 0
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_status_can_be_watched(tmp_path: Path, is_terminal: bool) -> None:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
+        program.url()
+        command = [sys.executable, "-m", "eventmill", "status", "--watch"]
+        if is_terminal:
+            reading, writing = pty.openpty()
+        else:
+            reading, writing = os.pipe()
+        with subprocess.Popen(command, cwd=tmp_path, env=environment({}), stdout=writing) as watching:
+            os.close(writing)
+            shown, until = b"", time.monotonic() + 20
+            while shown.count(b"messages ready") < 2 and time.monotonic() < until:
+                shown += os.read(reading, 65536)
+            watching.send_signal(signal.SIGINT)
+            code = watching.wait(10)
+        os.close(reading)
+    assert shown.count(b"messages ready") >= 2
+    assert code == 130
