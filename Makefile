@@ -14,7 +14,7 @@ help:
 	@echo "make docs   write docs/settings.md from the settings classes"
 	@echo "make lock   resolve the versions in requirements-dev.txt again"
 	@echo "make bench  run all benchmarks; needs wrk                          (make bench NAME=ingest_bulk)"
-	@echo "make soak   100,000 simulated runs, 20 minutes of crashes, attacks (make soak SEEDS=1000 ARGS=60)"
+	@echo "make soak   100,000 simulated runs, 20 minutes of crashes, alerts (with prometheus), attacks (make soak SEEDS=1000 ARGS=60)"
 	@echo "make steady 45 minutes of steady load: memory and files stay flat  (make steady ARGS='5 500')"
 	@echo "make clean  remove .venv and the caches of the tools"
 
@@ -25,7 +25,7 @@ run: .venv/.run
 test: .venv/.dev
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest -n 6 --dist worksteal tests/contract
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests --ignore=tests/contract
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests --ignore=tests/contract --ignore=tests/alerts
 else
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 endif
@@ -51,6 +51,7 @@ bench: .venv/.dev
 soak: .venv/.dev
 	@$(BIN)/python -m eventmill.testing.simulation 0 $(SEEDS)
 	@PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
+	@$(BIN)/python -m pytest tests/alerts
 	@PYTHONPATH=tests $(BIN)/python -m hostile.fuzz
 	@PYTHONPATH=tests $(BIN)/python -m hostile.measure
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 import consume
+import counting
 import idle
 import ingest
 import ingest_sqs
@@ -32,6 +33,7 @@ RESULTS = Path(__file__).parent / "results.json"
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "ingest_single": ingest.single,
     "ingest_keyed": ingest.keyed,
+    "ingest_counted": counting.counted,
     "ingest_bulk": ingest.bulk,
     "ingest_sqs": ingest_sqs.ingest,
     "sqs_cost": sqs_cost.cost,

@@ -114,5 +114,6 @@ def create_app(
         find_routes([*app.routes, *included], app.scopes),
         access,
         keys_in_body=frozenset({"/events/bulk"}),
+        noting=frozenset({"/events", "/events/bulk"}),
         telemetry=RequestTelemetry(services.registry),
     )

@@ -106,6 +106,7 @@ def respond(
 ) -> JSONResponse:
     """Return a response that describes an error, with the id of the request; the log has it too."""
     request_id = request_id_of(scope)
+    scope["state"]["status"] = status
     body = {"error": code, "message": message} | ({"field": field} if field else {}) | {"request_id": request_id}
     if log.isEnabledFor(logging.DEBUG):
         fields = {"status": status, "request_id": request_id}

@@ -95,38 +95,31 @@ class Gate:
     routes: Routes
     access: Access
     keys_in_body: frozenset[str] = frozenset()  # paths whose endpoint authenticates requests without a key
+    noting: frozenset[str] = frozenset()  # paths whose POST endpoint notes the status in the state, which is cheaper
     telemetry: RequestTelemetry = field(default_factory=RequestTelemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the gate admits HTTP only, not {scope['type']}")
-        started, status = time.perf_counter(), DISCONNECTED
-
-        def note_status(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            return send(message)
-
-        try:
-            await self._pass(scope, receive, note_status)
-        finally:
-            seconds = time.perf_counter() - started
-            self.telemetry.observe(self.routes.name(scope["path"]), scope["method"], status, seconds)
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that may not pass, and pass the others on."""
+        started, path, method = time.perf_counter(), scope["path"], scope["method"]
+        state = scope.setdefault("state", {})
         headers: Headers = dict(scope["headers"])
-        if scope["method"] != "POST":  # browsers show no response to a POST of another page
+        if method != "POST":  # browsers show no response to a POST of another page
             send = _with_headers(send, _SECURITY)
         origin = headers.get(b"origin")
         if origin and self.access.allows_origin(origin.decode("latin-1")):
             send = _with_headers(send, _allow(origin))
+        if method != "POST" or path not in self.noting:
+            send = _noting_status(send, state)
         try:
-            refusal = self._admit(scope, headers)
-        except EventmillError as error:
-            refusal = await respond_to_error(Request(scope), error)
-        await (refusal or self.app)(scope, receive, send)
+            try:
+                refusal = self._admit(scope, headers)
+            except EventmillError as error:
+                refusal = await respond_to_error(Request(scope), error)
+            await (refusal or self.app)(scope, receive, send)
+        finally:
+            seconds = time.perf_counter() - started
+            self.telemetry.observe(self.routes.name(path), method, state.get("status", DISCONNECTED), seconds)
 
     def _admit(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the response to a request that ends here. Raise Unauthenticated, Forbidden or RateLimited."""
@@ -146,7 +139,7 @@ class Gate:
             if wanted != "open" and self.access.limits.has_limits:
                 self.access.take_request(scope, principal)
             self.access.require(scope, principal, wanted)
-        scope.setdefault("state", {})["principal"] = principal
+        scope["state"]["principal"] = principal
         return None
 
     def _other_method(self, scope: Scope, methods: Iterable[str]) -> Response:
@@ -163,6 +156,17 @@ class Gate:
                 "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
             }
         return Response(status_code=204, headers=headers)
+
+
+def _noting_status(send: Send, state: dict[str, Any]) -> Send:
+    """Return a `send` that notes the status of the response in the state of the request."""
+
+    def send_and_note(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            state["status"] = message["status"]
+        return send(message)
+
+    return send_and_note
 
 
 def _allow(origin: bytes) -> list[tuple[bytes, bytes]]:

@@ -82,9 +82,9 @@ class PostEvent:
             self.refused.note(principal.project, error, body)
             raise
         if waits and await self.receipts.wait(event):
-            await _respond(send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
+            await _respond(scope, send, 200, _encode({"event_id": event.event_id, "status": "stored"}))
         else:
-            await _respond(send, 202, _encode({"event_id": event.event_id, "status": "accepted"}))
+            await _respond(scope, send, 202, _encode({"event_id": event.event_id, "status": "accepted"}))
 
 
 def _waits(query: bytes) -> bool:
@@ -134,7 +134,7 @@ class PostBulk:
             response.error = "validation_error"
             response.request_id = request_id_of(scope)
             response.message = f"all {rejected} events are rejected; the first: {errors[0].message}"
-        await _respond(send, 202 if bulk.lines else 400, _encode(response))
+        await _respond(scope, send, 202 if bulk.lines else 400, _encode(response))
 
     async def _split(self, scope: Scope, body: bytes, line: Line) -> tuple[Items, str]:
         try:
@@ -154,7 +154,8 @@ def _oldest_ms(now_ms: int, retention_days: int | None) -> int:
     return MIN_TIME_MS if retention_days is None else max(MIN_TIME_MS, now_ms - retention_days * _DAY_MS)
 
 
-async def _respond(send: Send, status: int, body: bytes) -> None:
+async def _respond(scope: Scope, send: Send, status: int, body: bytes) -> None:
+    scope["state"]["status"] = status
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

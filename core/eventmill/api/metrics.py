@@ -83,8 +83,8 @@ async def _check_names(request: Request) -> None:  # not in a thread, as FastAPI
     names = request.query_params.keys()
     if not names:
         raise InvalidQuery(
-            "event_name, from and to are required. This is not a Prometheus endpoint: eventmill exposes no Prometheus"
-            " metrics yet; the state of the service is at /health/ready",
+            "event_name, from and to are required. Prometheus metrics are at the operations address"
+            " (EVENTMILL_OPS_LISTEN), and the state of the service is at /health/ready",
             "event_name",
         )
     for name in names:

@@ -194,12 +194,13 @@ class Publisher:
             await asyncio.sleep(0)
         started = time.monotonic()
         failed = await self._publish(bodies, waiters[-1].deadline)
-        self.telemetry.commit_seconds.observe(time.monotonic() - started)
-        self.recent.add([body for index, body in enumerate(bodies) if index not in failed])
+        self.telemetry.commit(time.monotonic() - started)
         if not failed:
+            self.recent.add(bodies)
             for waiter in waiters:
                 self._settle(waiter, None)
             return
+        self.recent.add([body for index, body in enumerate(bodies) if index not in failed])
         lost = [index in failed for index, count in enumerate(counts) for _ in range(count)]
         start = 0
         for waiter in waiters:
@@ -223,8 +224,7 @@ class Publisher:
 
     async def _try(self, bodies: list[bytes], deadline: float) -> Mapping[int, Refused | Unknown]:
         """Publish once; return what was not confirmed."""
-        self.telemetry.frames.inc(len(bodies))
-        self.telemetry.frame_bytes.inc(sum(map(len, bodies)))
+        self.telemetry.send(bodies)
         try:
             await self._queue.publish(bodies, deadline)
         except PartialFailure as failure:
