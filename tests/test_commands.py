@@ -303,8 +303,9 @@ def test_check_shows_what_should_be_known(tmp_path: Path) -> None:
     done = eventmill("check", cwd=tmp_path, settings={"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "memory"})
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        "queue\tmemory\tok\tmessages in the memory queue are lost on exit",
-        "store\tmemory\tok\tevents in the memory store are lost on exit",
+        "process\tok\t\t",
+        "queue\twarning\tmessages in the memory queue are lost on exit\t",
+        "store\twarning\tevents in the memory store are lost on exit\t",
     ]
 
 

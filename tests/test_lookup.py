@@ -67,6 +67,21 @@ async def test_an_event_is_waiting_until_it_is_stored() -> None:
         assert stored["waiting"] == []
 
 
+async def test_an_event_waits_also_while_the_store_cannot_be_searched() -> None:
+    class Gone(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            raise StoreUnavailable("gone")
+
+        async def scan(self, *_: object) -> list[object]:  # type: ignore[override]  # it answers nothing
+            raise StoreUnavailable("gone")
+
+    async with running_mill(wrap_store=Gone) as mill:
+        assert (await mill.client.post("/events", json=event("one"))).status_code == 202
+        answer = (await mill.client.get("/events/lookup", params={"event_id": "one"})).json()
+        assert answer["state"] == "waiting"
+        assert answer["notes"][0] == "the store is unavailable and could not be searched"
+
+
 async def test_an_event_that_was_refused_is_found_with_its_reason() -> None:
     async with running_mill() as mill:
         assert (await mill.client.post("/events", json=event("bad", channel=""))).status_code == 400
@@ -114,9 +129,11 @@ async def test_what_nobody_knows_is_unknown_and_old_events_need_a_start() -> Non
         assert answer.json()["status"] == "stored"
         answer = await mill.client.get("/events/lookup", params={"event_id": "old", "from": "1700000000"})
         assert answer.json()["state"] == "stored"
+        assert await state_of(mill, event_id="old") == "stored"  # it was accepted by this process a moment ago
         later = (await mill.client.get("/events/lookup", params={"user_id": "ada"})).json()
-        assert later["stored"] == []
-        assert any("7 days" in note for note in later["notes"])
+        assert [each["event_id"] for each in later["stored"]] == ["old"]
+        notes = (await mill.client.get("/events/lookup", params={"event_id": "other"})).json()["notes"]
+        assert any("7 days" in note for note in notes)
         for wrong in ({}, {"event_id": "a", "user_id": "b"}, {"event_id": ""}, {"event_id": "a", "from": "yesterday"}):
             assert (await mill.client.get("/events/lookup", params=wrong)).status_code == 400
 

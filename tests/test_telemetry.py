@@ -41,6 +41,7 @@ def test_a_run_counts_what_was_posted_refused_stored_and_asked(tmp_path: Path) -
         question = {"event_name": "a", "from": "1700000000", "to": "1700000000"}
         assert httpx.get(f"{url}/metrics", params=question).status_code == 200
         assert httpx.get(f"{url}/nothing/at/all").status_code == 404
+        assert httpx.get(f"{url}/{'x' * 9000}").status_code == 414
         wait_until(lambda: value(scrape(pages), "eventmill_consumer_stored_events_total") == 7)
         series = scrape(pages)
     assert value(series, "eventmill_events_accepted_total", project="default") == 7
@@ -50,6 +51,7 @@ def test_a_run_counts_what_was_posted_refused_stored_and_asked(tmp_path: Path) -
     assert value(series, requests, route="/events", method="POST", status="400") == 1
     assert value(series, requests, route="/metrics", method="GET", status="200") == 1
     assert value(series, requests, route="unknown", method="GET", status="404") == 1
+    assert value(series, "eventmill_http_refusals_total", status="414") == 1
     assert value(series, "eventmill_publish_seconds_count") == value(series, "eventmill_published_frames_total") > 0
     assert value(series, "eventmill_consumer_delay_seconds_count") == value(series, "eventmill_published_frames_total")
     assert time.time() - value(series, "eventmill_consumer_newest_stored_timestamp_seconds") < 60

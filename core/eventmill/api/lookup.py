@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -16,9 +17,10 @@ from eventmill.api.receipts import StoredEventResponse, to_stored
 from eventmill.api.refused import RefusedEvents, RefusedResponse, to_response
 from eventmill.api.siblings import Siblings
 from eventmill.consumer import letters
-from eventmill.errors import InvalidQuery
-from eventmill.event import MAX_TIME_MS, Event
+from eventmill.errors import ClientDisconnected, InvalidQuery, Overloaded, QueryTooLarge
+from eventmill.event import MAX_TIME_MS, Event, Identity
 from eventmill.hookspecs import Services, principal_of
+from eventmill.interfaces import Store
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.metrics import parse_bounds
 
@@ -40,6 +42,9 @@ class WaitingResponse(BaseModel):
     user_id: str
     timestamp: float
     accepted_at: float
+
+    def identity(self, project: str) -> Identity:
+        return Identity(project, self.event_name, round(self.timestamp * 1000), self.event_id)
 
 
 class BuriedResponse(BaseModel):
@@ -84,8 +89,9 @@ class Lookup:
         """Return where the events are whose field has this value."""
         notes: list[str] = []
         waiting, refused = await self._find_in_memory(request.scope, wanted.project, name, value)
-        buried = await self._find_buried(wanted.project, name, value, notes)
-        stored = await self._find_stored(request, wanted, notes)  # last, so that no event is missed on its way there
+        stored = await self._find_stored(request, wanted, waiting, notes)
+        is_found = wanted.event_id is not None and bool(stored)
+        buried = [] if is_found else await self._find_buried(wanted.project, name, value, notes)
         settled = {event.event_id for event in stored} | {entry.event_id for entry in buried}
         waiting = [entry for entry in waiting if entry.event_id not in settled]
         return LookupResponse(
@@ -98,14 +104,31 @@ class Lookup:
             notes=notes,
         )
 
-    async def _find_stored(self, request: Request, wanted: EventFilter, notes: list[str]) -> list[Event]:
+    async def _find_stored(
+        self, request: Request, wanted: EventFilter, waiting: Sequence[WaitingResponse], notes: list[str]
+    ) -> list[Event]:
+        """Return the stored events that match, and those of the accepted ones that are stored, whatever their time."""
+        identities = [entry.identity(wanted.project) for entry in waiting]
+
+        async def search(store: Store) -> list[Event]:
+            found = [event for event in await store.scan(wanted, None, MAX_FOUND) if wanted.matches(event)]
+            return found + (await store.find(identities) if identities else [])
+
         if self._services.store is None:
             notes.append("this process has no store: ask one that has")
             return []
-        found = await self._services.query(
-            lambda store: store.scan(wanted, None, MAX_FOUND), request.receive, wanted.project
-        )
-        return [event for event in found if wanted.matches(event)]
+        try:
+            found = await self._services.query(search, request.receive, wanted.project)
+        except QueryTooLarge:
+            notes.append("the search in the store took too long: set `from` and `to`")
+        except (ClientDisconnected, Overloaded):
+            raise
+        except Exception as error:
+            log.warning("cannot search the store (%s): %s", type(error).__name__, error)
+            notes.append("the store is unavailable and could not be searched")
+        else:
+            return list({event.identity: event for event in found}.values())
+        return []
 
     async def _find_in_memory(
         self, scope: Scope, project: str, name: str, value: str

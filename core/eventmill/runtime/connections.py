@@ -37,12 +37,15 @@ class Connections:
         buffer: what a connection reads before it has to wait for its turn. All share it, since each parses at once.
         reading: the turns of the connections that have more to read.
         requests: the turns of requests that do not follow an authorized one on their connection.
+        refused: the connections beyond a limit.
+        refusals: the requests that were refused before the application saw them, by status.
     """
 
     def __init__(self, limit: int, proxies: Sequence[Network] = ()) -> None:
         self.limit = limit
         self.limit_per_address = max(1, limit // 2)
         self.refused = 0
+        self.refusals: Counter[int] = Counter()
         self.buffer = memoryview(bytearray(PIECE_BYTES))
         self.reading = Turns()
         self.requests = Turns(rests=True)

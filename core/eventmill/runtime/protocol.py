@@ -166,6 +166,7 @@ class Connection(HttpToolsProtocol):
         self._send_refusal(refusal)
 
     def _send_refusal(self, refusal: Refusal) -> None:
+        self._connections.refusals[refusal.status] += 1
         self.transport.write(encode_refusal(refusal))
         self.loop.call_later(random.uniform(*_LINGER_SECONDS), self.transport.close)
 

@@ -12,9 +12,11 @@ _Key = tuple[str, int, str]
 
 @dataclass(slots=True)
 class _Repeated:
-    """A message that was written, and how often it came again."""
+    """A message that was written, without the objects in its record, and how often it came again."""
 
-    record: logging.LogRecord
+    name: str
+    level: int
+    message: str
     count: int = 0
 
 
@@ -35,7 +37,7 @@ class Repeats(logging.Handler):
             if (repeated := self._repeated.get(key)) is not None:
                 repeated.count += 1
                 return
-            self._repeated[key] = _Repeated(record)
+            self._repeated[key] = _Repeated(record.name, record.levelno, record.getMessage())
             self._start_window()
         self._inner.handle(record)
 
@@ -71,6 +73,5 @@ class Repeats(logging.Handler):
 
     def _describe(self, repeated: _Repeated) -> logging.LogRecord:
         """Return a record that says how often the message was repeated."""
-        first = repeated.record
-        message = f"{first.getMessage()} (repeated {repeated.count} times within {self._window_seconds:g} s)"
-        return logging.LogRecord(first.name, first.levelno, first.pathname, first.lineno, message, None, None)
+        message = f"{repeated.message} (repeated {repeated.count} times within {self._window_seconds:g} s)"
+        return logging.LogRecord(repeated.name, repeated.level, "", 0, message, None, None)

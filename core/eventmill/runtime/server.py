@@ -91,7 +91,7 @@ async def serve_api(
         limit = _connection_limit(settings)
         connections = Connections(limit, access.proxies)
         opening = Connections(limit, access.proxies)
-        show_edge(connections, budget, registry)
+        show_edge(connections, opening, budget, registry)
         operations = _create_operations(services, shutdown, budget)
         helpers = (
             asyncio.create_task(manage_memory(queue, shutdown), name="eventmill-memory"),

@@ -33,9 +33,9 @@ def create_registry(queue: Queue, store: Store | None) -> CollectorRegistry:
     return registry
 
 
-def show_edge(connections: Connections, budget: Budget, registry: CollectorRegistry) -> None:
-    """Let the registry read the connections and the memory of requests, with their limits."""
-    registry.register(_Edge(connections, budget))
+def show_edge(connections: Connections, opening: Connections, budget: Budget, registry: CollectorRegistry) -> None:
+    """Let the registry read the connections, open or not yet, and the memory of requests, with their limits."""
+    registry.register(_Edge(connections, opening, budget))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,22 @@ class _Edge:
     """Shows what the edge of the API counts and limits."""
 
     connections: Connections
+    opening: Connections
     budget: Budget
 
     def collect(self) -> Iterable[Metric]:
         connections, budget = self.connections, self.budget
+        refused = connections.refused + self.opening.refused
+        refusals = CounterMetricFamily(
+            "eventmill_http_refusals", "Requests that were refused before they had a route.", labels=["status"]
+        )
+        for status, count in connections.refusals.items():
+            refusals.add_metric([str(status)], count)
         return [
+            refusals,
             GaugeMetricFamily("eventmill_http_connections", "Open connections.", len(connections)),
             GaugeMetricFamily("eventmill_http_connections_limit", "The limit of connections.", connections.limit),
-            CounterMetricFamily(
-                "eventmill_http_connections_refused", "Connections beyond a limit.", connections.refused
-            ),
+            CounterMetricFamily("eventmill_http_connections_refused", "Connections beyond a limit.", refused),
             GaugeMetricFamily("eventmill_request_memory_bytes", "Memory of pending requests.", budget.used_bytes),
             GaugeMetricFamily("eventmill_request_memory_limit_bytes", "The limit of this memory.", budget.limit_bytes),
         ]
