@@ -86,7 +86,9 @@ def test_dead_letters_are_listed_with_their_reasons_as_often_as_one_likes(
             "events": 1,
             "event_names": ["a"],
             "message": "no such user",
+            "body": "",
         }
+        assert rows[1]["body"] == "\0 what?"
     text = eventmill("dead", "list", cwd=tmp_path, settings=settings).stdout.splitlines()
     assert len(text) == 4
     assert text[0].split("\t")[2:] == ["rejected", "RejectedEvents", "2", "1", "a", "no such user"]

@@ -48,12 +48,12 @@ async def bury(mill: Mill, *letters: bytes) -> None:
 @pytest.mark.anyio
 async def test_paused_consumers_store_nothing_until_they_resume() -> None:
     async with running_mill() as mill:
-        answer = await mill.client.post("/pause")
+        answer = await mill.client.post("/pause", json={"reason": "moving the store"})
         assert (answer.status_code, answer.json()["paused"]) == (200, True)
         await asyncio.sleep(WATCH_SECONDS + 1)  # what it promises
         assert (await mill.client.post("/events", json=EVENT)).status_code == 202
         status = (await mill.client.get("/status")).json()
-        assert status["paused"] is True
+        assert (status["paused"], status["paused_because"]) == (True, "moving the store")
         assert abs(status["paused_at"] - time.time()) < 60
         assert (status["ready"], status["in_flight"]) == (1, 0)
         assert "eventmill resume" in [finding["fix"] for finding in (await mill.client.get("/check")).json()]
@@ -127,8 +127,45 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged_over_http() -> 
         assert replayed.headers["content-type"] == "application/x-ndjson"
         purged = await mill.client.post("/dead-letters/purge", json={"reason": "poison"})
         assert json.loads(purged.text.splitlines()[-1]) == {"matched": 1, "others": 1, "done": True}
+        summary = (await mill.client.get("/dead-letters/summary")).json()
+        assert summary == {"total": 1, "reasons": {"rejected": 1}, "newest_at": NOON_MS / 1000}
         left = (await mill.client.get("/dead-letters")).json()
         assert [summary["event_names"] for summary in left] == [["b"]]
+
+
+@pytest.mark.anyio
+async def test_the_oldest_letters_are_listed_first_and_a_list_says_that_it_is_cut() -> None:
+    async with running_mill() as mill:
+        letters = [
+            encode_dead(DeadRecord(reason="undecodable", died_at_ms=NOON_MS + number, body=b"%d" % number))
+            for number in range(300)
+        ]
+        await bury(mill, *reversed(letters))
+        for limit in (1, 7, 250):
+            found = (await mill.client.get("/dead-letters", params={"limit": str(limit)})).json()
+            assert [each["body"] for each in found] == [f"{number}" for number in range(limit)]
+
+
+def test_what_an_operator_does_is_logged_with_the_key(tmp_path: Path) -> None:
+    settings = {"EVENTMILL_ANONYMOUS": "false"}
+    new = ("keys", "new", "--scope", "admin", "--project", "*", "--name", "oncall")
+    key = eventmill(*new, cwd=tmp_path, settings=settings).stdout.strip()
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings) as program:
+        target = ("--url", program.url(), "--key", key)
+        for _ in range(2):  # a second time within ten seconds, too
+            assert eventmill("dead", "purge", "--reason", "moved", *target, cwd=tmp_path).returncode == 0
+        assert eventmill("pause", "--reason", "a test", *target, cwd=tmp_path).returncode == 0
+        assert "by oncall (" in eventmill("status", "--seconds", "0.1", *target, cwd=tmp_path).stdout
+        program.wait_for('"ordered to pause"')
+    records = [json.loads(line) for line in program.output.splitlines() if line.startswith("{")]
+    done = [record for record in records if "operator" in record]
+    assert [record["message"] for record in done] == [
+        "has purged 0 dead letters",
+        "has purged 0 dead letters",
+        "ordered to pause",
+    ]
+    assert all(record["operator"].startswith("oncall (") for record in done)
+    assert (done[0]["reason"], done[2]["reason"]) == ("moved", "a test")
 
 
 # Findings

@@ -104,12 +104,14 @@ class Principal:
         scope: what it may do; `admin` includes the others.
         key: the id of the key, empty without one.
         is_for_all: whether the key is for all projects; `project` is the one that this request names.
+        name: the name of the key, for people.
     """
 
     project: str
     scope: KeyScope
     key: str = ""
     is_for_all: bool = False
+    name: str = ""
 
     def may(self, scope: RouteScope) -> bool:
         """Return whether the principal may use routes of this scope."""

@@ -19,6 +19,7 @@ from eventmill.event import DEFAULT_PROJECT
 ENV_FILE = ".env"
 PROJECT_PATTERN = r"^[\w.-]{1,64}$"
 Reach = Literal["process", "machine", "network"]
+CLIENT_VARIABLES = {"EVENTMILL_URL", "EVENTMILL_KEY"}  # of commands, and often of the shell that starts a server
 # Variables that were renamed. The former name works for one release, with a warning.
 FORMER_NAMES = {"EVENTMILL_BATCH_ROWS": "EVENTMILL_BATCH_EVENTS"}
 
@@ -232,7 +233,7 @@ def _former(kind: type[BaseSettings]) -> dict[str, str]:
 
 def find_unknown(known: Iterable[str]) -> list[str]:
     """Return a warning for each unknown variable that starts with EVENTMILL_, with a similar or its present name."""
-    names = set(known)
+    names = set(known) | CLIENT_VARIABLES
     warnings = []
     for name in sorted({name.upper() for name in _present()}):
         if not name.startswith("EVENTMILL_") or name in names or _KUBERNETES.search(name):

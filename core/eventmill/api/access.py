@@ -75,8 +75,8 @@ class Access:
             if origin and not _is_allowed(origin, key.origins):
                 raise Forbidden("the key may not be used by pages of this origin")
         if key.project == ANY_PROJECT:
-            return Principal(self._project_of(scope), key.scope, key.id, is_for_all=True)
-        return _principal(key.project, key.scope, key.id)
+            return Principal(self._project_of(scope), key.scope, key.id, is_for_all=True, name=key.name)
+        return _principal(key.project, key.scope, key.id, False, key.name)
 
     def admit_body(self, scope: Scope) -> None:
         """Admit a request whose body may contain its key. It counts as failed until the key is known.

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from eventmill.consumer import letters
 from eventmill.consumer.pause import read_order
 from eventmill.interfaces import Queue, Store
 from eventmill.times import describe
@@ -16,6 +17,7 @@ CHECK_SECONDS = 10.0
 MIN_FILES = 4096
 MIN_FREE_BYTES = 1024**3
 OLD_SECONDS = 300.0
+MAX_LETTERS = 1000  # that a check reads
 
 
 class Finding(BaseModel):
@@ -81,12 +83,19 @@ async def _check_letters(queue: Queue) -> list[Finding]:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             depth = await queue.dead.depth()
+            if not depth.ready:
+                return []
+            details = await _describe_letters(queue) if depth.ready <= MAX_LETTERS else ""
     except Exception:
         return []  # the check of the queue says why
-    if not depth.ready:
-        return []
-    message = f"{depth.ready} dead letters wait for a decision: replay or purge them"
+    message = f"{depth.ready} dead letters wait for a decision{details}"
     return [Finding(part="dead letters", state="warning", message=message, fix="eventmill dead list")]
+
+
+async def _describe_letters(queue: Queue) -> str:
+    summary = await letters.summarize(queue)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
+    return f": {reasons}, the newest of {describe(summary.newest_ms)}"
 
 
 async def _check_backlog(queue: Queue) -> list[Finding]:
@@ -110,7 +119,8 @@ async def _check_pause(store: Store) -> list[Finding]:
         return []
     if not order.is_pause:
         return []
-    message = f"the consumers are paused since {describe(order.since_ms)} by {order.by or 'a client without a key'}"
+    why = f": {order.reason}" if order.reason else ""
+    message = f"paused since {describe(order.since_ms)} by {order.by or 'a client without a key'}{why}"
     return [Finding(part="consumers", state="warning", message=message, fix="eventmill resume")]
 
 

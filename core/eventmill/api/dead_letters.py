@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
-from eventmill.api.operator import Operator
+from eventmill.api.operator import Operator, name_of
 from eventmill.consumer import letters
 from eventmill.consumer.letters import DeadLetterFilter, parse_filter
 from eventmill.errors import InvalidQuery
-from eventmill.hookspecs import Services
+from eventmill.hookspecs import Principal, Services
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,14 @@ class SelectionBody(BaseModel):
         return not (self.ids or self.reason or self.event_name or self.since or self.until or self.all)
 
 
+class SummaryResponse(BaseModel):
+    """The number of dead letters, by reason, and when the newest died, in unix seconds; 0 if there is none."""
+
+    total: int
+    reasons: dict[str, int]
+    newest_at: float
+
+
 def create_router(services: Services) -> APIRouter:
     """Return the routes of dead letters."""
     router = APIRouter(tags=["operator"])
@@ -64,9 +72,19 @@ def create_router(services: Services) -> APIRouter:
         found = await letters.find(queue, wanted, limit)
         return [letter.content() if full else letter.summary() for letter in found]
 
-    async def settle(body: SelectionBody, *, replay: bool) -> StreamingResponse:
+    @router.get(
+        "/dead-letters/summary",
+        summary="Count the dead letters by reason",
+        responses=document(503),
+        openapi_extra=needs("admin"),
+    )
+    async def summarize(operator: Operator) -> SummaryResponse:
+        found = await letters.summarize(queue)
+        return SummaryResponse(total=found.total, reasons=found.reasons, newest_at=found.newest_ms / 1000)
+
+    async def settle(operator: Principal, body: SelectionBody, *, replay: bool) -> StreamingResponse:
         wanted = parse_filter(body.ids, body.reason, body.event_name, body.since, body.until)
-        progress = _settle(services, wanted, replay=replay, dry_run=body.dry_run)
+        progress = _settle(services, operator, body, wanted, replay=replay)
         return StreamingResponse(progress, media_type=_LINES)
 
     @router.post(
@@ -77,7 +95,7 @@ def create_router(services: Services) -> APIRouter:
     )
     async def replay(operator: Operator, body: SelectionBody) -> StreamingResponse:
         """Respond with NDJSON: a line of progress for each page, the last one with `"done": true`, or an `error`."""
-        return await settle(body, replay=True)
+        return await settle(operator, body, replay=True)
 
     @router.post(
         "/dead-letters/purge",
@@ -89,7 +107,7 @@ def create_router(services: Services) -> APIRouter:
         """Respond as for a replay."""
         if body.is_empty and not body.dry_run:
             raise InvalidQuery("say which dead letters to delete, or send all: true", "all")
-        return await settle(body, replay=False)
+        return await settle(operator, body, replay=False)
 
     return router
 
@@ -99,20 +117,28 @@ def _documented() -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {_LINES: {"schema": {"type": "string"}}}}} | document(400, 503)
 
 
-async def _settle(services: Services, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool) -> AsyncIterator[bytes]:
+async def _settle(
+    services: Services, operator: Principal, body: SelectionBody, wanted: DeadLetterFilter, *, replay: bool
+) -> AsyncIterator[bytes]:
     """Yield the progress as lines of JSON."""
+    verb = "replay" if replay else "purge"
+    fields = {"operator": name_of(operator), **body.model_dump(exclude_defaults=True)}
     count = others = 0
     try:
-        async for chosen, rest in letters.settle(services.queue, wanted, replay=replay, dry_run=dry_run):
+        async for chosen, rest in letters.settle(services.queue, wanted, replay=replay, dry_run=body.dry_run):
             count, others = count + chosen, others + rest
             yield _line(matched=count, others=others)
     except Exception as error:
-        log.warning("cannot %s dead letters (%s): %s", "replay" if replay else "purge", type(error).__name__, error)
-        yield _line(
-            matched=count, others=others, error=f"{type(error).__name__}: try again; a replay counts nothing twice"
-        )
+        log.warning("cannot %s dead letters (%s): %s", verb, type(error).__name__, error, extra=fields)
+        yield _line(matched=count, others=others, error=f"{type(error).__name__}: try again")
     else:
-        log.info("%s %d dead letters", "replayed" if replay else "purged", count, extra={"dry_run": dry_run})
+        log.info(
+            "%s %s %d dead letters",
+            "would have" if body.dry_run else "has",
+            "replayed" if replay else "purged",
+            count,
+            extra=fields,
+        )
         yield _line(matched=count, others=others, done=True)
 
 

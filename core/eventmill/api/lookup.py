@@ -164,7 +164,7 @@ class Lookup:
     async def _find_buried(self, project: str, name: str, value: str, notes: list[str]) -> list[BuriedResponse]:
         try:
             async with asyncio.timeout(LETTERS_SECONDS), self._reading:
-                read = await letters.find(self._services.queue, letters.DeadLetterFilter(), MAX_LETTERS)
+                read = await letters.sample(self._services.queue, MAX_LETTERS)
         except Exception as error:
             log.warning("cannot search the dead letters (%s): %s", type(error).__name__, error)
             notes.append("the dead letters could not be searched")

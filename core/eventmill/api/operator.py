@@ -2,12 +2,13 @@
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import eventmill
 from eventmill.api.checks import Finding, check_backends, check_process, check_settings
@@ -19,6 +20,8 @@ from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, give_order, read_or
 from eventmill.errors import Forbidden, StoreUnavailable
 from eventmill.hookspecs import Principal, Services, principal_of
 from eventmill.interfaces import Store
+
+log = logging.getLogger(__name__)
 
 
 class CountersResponse(BaseModel):
@@ -33,7 +36,7 @@ class StatusResponse(BaseModel):
     """The state of a deployment; null for a figure that is unknown now. Times are unix seconds.
 
     The backlog is in messages of up to 1,000 events. `paused` is whether an operator has paused the consumers, and
-    `paused_by` the id of the key. `since_start` counts what the answering process did.
+    `paused_by` the name and the id of the key. `since_start` counts what the answering process did.
     """
 
     version: str
@@ -49,15 +52,25 @@ class StatusResponse(BaseModel):
     paused: bool | None
     paused_at: float | None
     paused_by: str | None
+    paused_because: str | None
     since_start: CountersResponse
 
 
 class PauseResponse(BaseModel):
-    """Whether the consumers are paused, since when, and the id of the key that ordered it."""
+    """Whether the consumers are paused, since when, the key that ordered it, and why."""
 
     paused: bool
     since: float | None
     by: str
+    reason: str
+
+
+class PauseBody(BaseModel):
+    """Why the consumers are paused, for other operators."""
+
+    model_config = {"extra": "forbid", "strict": True}
+
+    reason: str = Field(default="", max_length=200)
 
 
 async def _read_status(
@@ -76,6 +89,7 @@ async def _read_status(
         paused=None if order is None else order.is_pause,
         paused_at=order.since_ms / 1000 if order and order.is_pause else None,
         paused_by=order.by if order and order.is_pause else None,
+        paused_because=order.reason if order and order.is_pause else None,
         since_start=since_start,
     )
 
@@ -137,9 +151,9 @@ def create_router(services: Services, health: Health, warnings: Sequence[str]) -
         responses=document(503),
         openapi_extra=needs("admin"),
     )
-    async def pause(operator: Operator) -> PauseResponse:
+    async def pause(operator: Operator, body: PauseBody | None = None) -> PauseResponse:
         """Pause the consumers within 6 s. Events are accepted and wait in the queue."""
-        return await _order(services.store, operator, is_pause=True)
+        return await _order(services.store, operator, is_pause=True, reason=body.reason if body else "")
 
     @router.post(
         "/resume", summary="Let the consumers receive again", responses=document(503), openapi_extra=needs("admin")
@@ -151,12 +165,18 @@ def create_router(services: Services, health: Health, warnings: Sequence[str]) -
     return router
 
 
-async def _order(store: Store | None, operator: Principal, *, is_pause: bool) -> PauseResponse:
+def name_of(operator: Principal) -> str:
+    """Return the operator for the log and for other operators: name and id of the key."""
+    return f"{operator.name} ({operator.key})" if operator.name else operator.key
+
+
+async def _order(store: Store | None, operator: Principal, *, is_pause: bool, reason: str = "") -> PauseResponse:
     if store is None:
         raise StoreUnavailable("this process has no store, which holds the order")
     try:
         async with asyncio.timeout(LOOK_UP_SECONDS):
-            order = await give_order(store, is_pause=is_pause, by=operator.key)
+            order = await give_order(store, is_pause=is_pause, by=name_of(operator), reason=reason)
     except TimeoutError:
         raise StoreUnavailable(f"no answer within {LOOK_UP_SECONDS:g} s") from None
-    return PauseResponse(paused=order.is_pause, since=order.since_ms / 1000, by=order.by)
+    log.info("ordered to %s", "pause" if is_pause else "resume", extra={"operator": order.by, "reason": reason})
+    return PauseResponse(paused=order.is_pause, since=order.since_ms / 1000, by=order.by, reason=order.reason)

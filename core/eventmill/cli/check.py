@@ -11,14 +11,15 @@ from eventmill.cli.output import print_table
 _COLUMNS = ("part", "state", "finding", "fix")
 
 
-def check(target: Target, *, as_json: bool) -> None:
-    """Print the findings; exit 1 if a part failed."""
+def check(target: Target, *, as_json: bool, is_strict: bool) -> None:
+    """Print the findings; exit 1 if a part failed, or with a warning if it is strict."""
     findings = asyncio.run(_check(target))
     if as_json:
         sys.stdout.write(json.dumps(findings) + "\n")
     else:
         print_table(_COLUMNS, [(each["part"], _state(each), each["message"], each["fix"]) for each in findings])
-    if any(each["state"] == "failed" for each in findings):
+    wrong = ("failed", "warning") if is_strict else ("failed",)
+    if any(each["state"] in wrong for each in findings):
         sys.exit(1)
 
 

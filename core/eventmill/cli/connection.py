@@ -128,7 +128,10 @@ async def _reach(
     is_named = is_set(Settings, "queue") or is_set(Settings, "store")  # then those backends are meant
     if not is_named and (transport := await _find_run(folder)):
         return transport, "http://run", f"`eventmill run` in {folder}"
-    choice = choose_existing(settings, target.data)
+    try:
+        choice = choose_existing(settings, target.data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; or name an API with --url or EVENTMILL_URL") from None
     app = await stack.enter_async_context(_application(settings, choice))
     return httpx.ASGITransport(app, raise_app_exceptions=False), "http://here", "eventmill"
 

@@ -32,7 +32,7 @@ async def _consume(settings: Settings, choice: Choice) -> None:
     async with choice.queue.open() as queue, choice.require_store().open() as store:
         registry = create_registry(queue, store)
         health = Health(queue, store, shutdown)
-        pages = create_operations(registry, Backlog(Watch(queue, store, settings.project), health, registry), health)
+        pages = create_operations(registry, Backlog(Watch(queue, store, settings.project), health), health)
         consumer = create_consumer(settings, choice, queue, store, shutdown, registry)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: shutdown.ask())  # it ends early only if it fails

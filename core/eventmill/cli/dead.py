@@ -13,7 +13,6 @@ from eventmill.cli.output import print_table
 from eventmill.errors import ConfigurationError
 
 _COLUMNS = ("id", "died_at", "reason", "code", "attempts", "events", "event_names", "message")
-MAX_LETTERS = 1000  # the most that the API lists at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,30 @@ class Selection:
         return {name: value for name, value in given.items() if value}
 
 
-def show_list(wanted: Selection, target: Target, *, as_json: bool, limit: int) -> None:
-    summaries = asyncio.run(_find(wanted, target, limit=min(limit, MAX_LETTERS)))
-    if as_json:
-        for summary in summaries:
-            sys.stdout.write(json.dumps(summary) + "\n")
+def show_list(wanted: Selection, target: Target, *, as_json: bool, is_full: bool, limit: int) -> None:
+    found, summary = asyncio.run(_list(wanted, target, is_full=is_full, limit=limit))
+    if as_json or is_full:
+        for letter in found:
+            sys.stdout.write(json.dumps(letter) + "\n")
     else:
-        print_table(_COLUMNS, [[_cell(summary[column]) for column in _COLUMNS] for summary in summaries])
+        rows = [[_cell(letter[column]) for column in _COLUMNS[:-1]] + [_describe(letter)] for letter in found]
+        print_table(_COLUMNS, rows)
+    if summary:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["reasons"].items())
+        sys.stderr.write(f"the oldest {len(found)} of {summary['total']} dead letters ({reasons}): see --limit\n")
+
+
+async def _list(wanted: Selection, target: Target, *, is_full: bool, limit: int) -> tuple[list[Any], Any]:
+    """Return the letters, and a summary of all if there may be more."""
+    parameters = wanted.parameters()
+    async with connect(target) as connection:
+        found = await connection.get("/dead-letters", **parameters, full=is_full or None, limit=limit)
+        return found, await connection.get("/dead-letters/summary") if len(found) == limit else None
+
+
+def _describe(letter: Any) -> str:
+    """Return why a letter is dead, and the start of a body that holds no events."""
+    return _cell(letter["message"]) + (f": {_cell(letter['body'])}" if letter["body"] else "")
 
 
 def show_one(wanted: Selection, target: Target) -> None:

@@ -50,7 +50,10 @@ def new(
 
 
 def show(*, as_json: bool) -> None:
-    keys = read_keys(load(Settings).keys_file)
+    path = load(Settings).keys_file
+    keys = read_keys(path)
+    if not keys:
+        sys.stderr.write(f"there are no keys in {path} (EVENTMILL_KEYS_FILE)\n")
     if as_json:
         sys.stdout.write(encode_keys(keys).decode())
     else:

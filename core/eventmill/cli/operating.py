@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
     str | None,
-    typer.Option(help="URL of an API. Default: `eventmill run` of this folder, or the backends of the settings."),
+    typer.Option(
+        envvar="EVENTMILL_URL",
+        help="URL of an API. Default: `eventmill run` of this folder, or the backends of the settings.",
+    ),
 ]
 Key = Annotated[
     str | None, typer.Option(envvar="EVENTMILL_KEY", help="Admin key of the API; of project * for the queue.")
@@ -57,14 +60,20 @@ def _target(url: str | None, key: str | None, data: Path | None, project: str | 
     return Target(url, key, data, project)
 
 
-def check(json: Json = False, url: Url = None, key: Key = None, data: Data = None) -> None:
+def check(
+    json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")] = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+) -> None:
     """Show what is wrong with the queue, the store and the process, and the command that ends each trouble.
 
     Exit with 1 if a part failed.
     """
     from eventmill.cli import check as command
 
-    command.check(_target(url, key, data), as_json=json)
+    command.check(_target(url, key, data), as_json=json, is_strict=strict)
 
 
 def status(
@@ -79,7 +88,7 @@ def status(
 ) -> None:
     """Show the backlog, its age, when it will have drained, the dead letters, and whether queue and store work.
 
-    Exit with 1 if the queue is unavailable.
+    It takes as long as --seconds. Exit with 1 if the queue or the store does not work.
     """
     from eventmill.cli import status as command
 
@@ -88,8 +97,10 @@ def status(
 
 def query(
     event_name: Annotated[str, typer.Argument(help="The name of the events.")],
-    start: Annotated[str, typer.Option("--from", help="Start: unix seconds or RFC 3339.")],
-    end: Annotated[str, typer.Option("--to", help="End, inclusive.")],
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start: unix seconds or RFC 3339. Default: 24 hours ago.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="End, inclusive. Default: now.")] = None,
     group_by: Annotated[str | None, typer.Option(help="A dimension: channel, hour or day.")] = None,
     json: Json = False,
     url: Url = None,
@@ -123,18 +134,23 @@ def lookup(
     command.lookup(_target(url, key, data, project), event_id, user, start, end, as_json=json)
 
 
-def pause(url: Url = None, key: Key = None, data: Data = None) -> None:
+def pause(
+    reason: Annotated[str | None, typer.Option(help="Why, for the other operators.")] = None,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+) -> None:
     """Let all consumers receive nothing, also after a restart. Events are accepted and wait in the queue."""
     from eventmill.cli import pause as command
 
-    command.order(_target(url, key, data), is_pause=True)
+    command.pause(_target(url, key, data), reason)
 
 
 def resume(url: Url = None, key: Key = None, data: Data = None) -> None:
     """Let the consumers receive again."""
     from eventmill.cli import pause as command
 
-    command.order(_target(url, key, data), is_pause=False)
+    command.resume(_target(url, key, data))
 
 
 dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
@@ -148,6 +164,7 @@ def list_dead(
     until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Print at most this many letters.")] = 100,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one letter per line.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print each with its events, as JSON: a backup.")] = False,
     url: Url = None,
     key: Key = None,
     data: Data = None,
@@ -156,7 +173,7 @@ def list_dead(
     from eventmill.cli import dead as command
 
     wanted = command.Selection((), reason, event_name, since, until)
-    command.show_list(wanted, _target(url, key, data), as_json=json, limit=limit)
+    command.show_list(wanted, _target(url, key, data), as_json=json, is_full=full, limit=limit)
 
 
 @dead.command("show")

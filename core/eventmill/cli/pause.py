@@ -2,18 +2,24 @@
 
 import asyncio
 import sys
-from typing import Any
 
 from eventmill.cli.connection import Target, connect
 
 
-def order(target: Target, *, is_pause: bool) -> None:
-    """Give the order, and print what follows from it."""
-    asyncio.run(_post(target, "/pause" if is_pause else "/resume"))
-    done = "paused: events are accepted and wait in the queue until `eventmill resume`" if is_pause else "resumed"
-    sys.stdout.write(f"the consumers are {done}; each follows within 6 s\n")
+def pause(target: Target, reason: str | None) -> None:
+    """Pause the consumers, and say what follows from it."""
+    asyncio.run(_post(target, "/pause", {"reason": reason or ""}))
+    sys.stdout.write(
+        "the consumers pause within 6 s: events are accepted and wait in the queue until `eventmill resume`\n"
+    )
 
 
-async def _post(target: Target, path: str) -> Any:
+def resume(target: Target) -> None:
+    """Resume the consumers."""
+    asyncio.run(_post(target, "/resume", None))
+    sys.stdout.write("the consumers resume within 6 s\n")
+
+
+async def _post(target: Target, path: str, body: dict[str, str] | None) -> None:
     async with connect(target) as connection:
-        return await connection.post(path)
+        await connection.post(path, body)

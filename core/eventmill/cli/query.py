@@ -3,14 +3,20 @@
 import asyncio
 import json
 import sys
+import time
 from typing import Any
 
 from eventmill.cli.connection import Target, connect
 from eventmill.cli.output import print_table
 
+DAY_SECONDS = 86_400
 
-def query(target: Target, event_name: str, start: str, end: str, group_by: str | None, *, as_json: bool) -> None:
-    """Print the answer of GET /metrics."""
+
+def query(
+    target: Target, event_name: str, start: str | None, end: str | None, group_by: str | None, *, as_json: bool
+) -> None:
+    """Print the answer of GET /metrics; by default for the last 24 hours."""
+    start, end = start or f"{time.time() - DAY_SECONDS:.0f}", end or f"{time.time():.0f}"
     answer = asyncio.run(_ask(target, event_name, start, end, group_by))
     if as_json:
         sys.stdout.write(json.dumps(answer) + "\n")

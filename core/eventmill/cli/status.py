@@ -20,7 +20,7 @@ _COLUMNS = ("figure", "value")
 def show(target: Target, *, as_json: bool, seconds: float, watch: bool) -> None:
     """Print the status, with the rate at which the backlog changed within `seconds`; repeatedly with `watch`."""
     status = asyncio.run(_watch(target, as_json) if watch else _show(target, seconds, as_json))
-    if status["queue"]["status"] != "ok":
+    if any(part is not None and part["status"] != "ok" for part in (status["queue"], status["store"])):
         sys.exit(1)
 
 
@@ -76,7 +76,7 @@ def rows_of(status: Any) -> list[tuple[str, str]]:
         ("messages in flight", _known(status["in_flight"])),
         ("age of the oldest", "unknown" if age is None else f"{age:.0f} s"),
         ("backlog drained", "unknown" if rate is None else f"{rate:.1f} messages/s"),
-        ("empty in", "unknown, it does not shrink" if left is None else f"{left:.0f} s"),
+        ("empty in", "unknown: it does not shrink" if left is None else f"{left:.0f} s"),
         ("dead letters", _known(status["dead"])),
         ("newest event stored", "unknown" if newest is None else describe(round(newest * 1000))),
         ("consumers", _describe_pause(status)),
@@ -91,11 +91,12 @@ def _known(figure: int | None) -> str:
 
 def _describe_pause(status: Any) -> str:
     if status["paused"] is None:
-        return "unknown whether paused"
+        return "unknown: the store, which knows whether they are paused, does not answer"
     if not status["paused"]:
         return "not paused"
     since = describe(round(status["paused_at"] * 1000))
-    return f"PAUSED since {since} by {status['paused_by'] or 'a client without a key'}: run `eventmill resume`"
+    by, why = status["paused_by"] or "a client without a key", status["paused_because"]
+    return f"PAUSED since {since} by {by}{f' ({why})' if why else ''}: run `eventmill resume`"
 
 
 def _describe_part(part: Any) -> str:

@@ -1,6 +1,7 @@
 """Dead letters for operators: find, replay and purge them."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from eventmill.interfaces import Delivery, Queue
 from eventmill.times import describe, parse_time
 
 PUBLISH_SECONDS = 10.0
+_PREVIEW_BYTES = 80  # of a body without events, in a list
 MIN_ID = 4
 NEWER = "newer"  # the reason shown for a record that a newer program wrote; this one cannot replay it
 REASONS = ("rejected", "undecodable", "poison", "moved", NEWER)
@@ -55,7 +57,7 @@ class DeadLetter:
             return []
 
     def summary(self) -> dict[str, Any]:
-        """Return one row of a list."""
+        """Return one row of a list; of a body that holds no events, the start."""
         events = self.events
         return {
             "id": self.id,
@@ -66,6 +68,7 @@ class DeadLetter:
             "events": len(events),
             "event_names": sorted({event.event_name for event in events}),
             "message": self.record.message,
+            "body": "" if events else self.record.body[:_PREVIEW_BYTES].decode(errors="backslashreplace"),
         }
 
     def content(self) -> dict[str, Any]:
@@ -127,15 +130,46 @@ def _parse_bound(name: str, text: str | None) -> int | None:
         raise InvalidQuery(f"{name}: {text!r} is neither unix seconds nor RFC 3339", name) from None
 
 
-async def find(queue: Queue, wanted: DeadLetterFilter, limit: int | None = None) -> list[DeadLetter]:
-    """Return the matching dead letters, oldest first; with a limit, as many of them as the queue returns first."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many dead letters there are, by reason, and when the newest died, in unix milliseconds."""
+
+    total: int
+    reasons: dict[str, int]
+    newest_ms: int
+
+
+async def find(queue: Queue, wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+    """Return the oldest matching dead letters. It reads all, but keeps few of them in memory."""
     found: list[DeadLetter] = []
     async with Pager(queue.dead) as pager:
         async for page in pager.pages():
             found += filter(wanted.matches, map(DeadLetter.read, page))
-            if limit is not None and len(found) >= limit:
+            found = sorted(found, key=lambda letter: letter.died_at_ms)[:limit]
+    return found
+
+
+async def sample(queue: Queue, limit: int) -> list[DeadLetter]:
+    """Return dead letters in any order, hardly more than the limit."""
+    found: list[DeadLetter] = []
+    async with Pager(queue.dead) as pager:
+        async for page in pager.pages():
+            found += map(DeadLetter.read, page)
+            if len(found) >= limit:
                 break
-    return sorted(found, key=lambda letter: letter.died_at_ms)[:limit]
+    return found
+
+
+async def summarize(queue: Queue) -> Summary:
+    """Count the dead letters by reading them all."""
+    reasons: Counter[str] = Counter()
+    newest_ms = 0
+    async with Pager(queue.dead) as pager:
+        async for page in pager.pages():
+            for letter in map(DeadLetter.read, page):
+                reasons[letter.record.reason] += 1
+                newest_ms = max(newest_ms, letter.died_at_ms)
+    return Summary(reasons.total(), dict(reasons.most_common()), newest_ms)
 
 
 async def settle(

@@ -27,12 +27,14 @@ class Order(msgspec.Struct, frozen=True):
     Attributes:
         is_pause: whether the consumers must pause.
         since_ms: when it was given, unix milliseconds; 0 if no operator ever gave one.
-        by: the id of the key that gave it.
+        by: the name and the id of the key that gave it.
+        reason: why, in words for other operators.
     """
 
     is_pause: bool = False
     since_ms: int = 0
     by: str = ""
+    reason: str = ""
 
 
 class Pause:
@@ -75,10 +77,10 @@ async def read_order(store: Store) -> Order:
         return Order()
 
 
-async def give_order(store: Store, *, is_pause: bool, by: str) -> Order:
+async def give_order(store: Store, *, is_pause: bool, by: str, reason: str = "") -> Order:
     """Order all consumers to pause or to resume. They obey within a few seconds. Raise StoreUnavailable."""
     former = await read_order(store)
-    order = Order(is_pause, max(time.time_ns() // 1_000_000, former.since_ms + 1), by)
+    order = Order(is_pause, max(time.time_ns() // 1_000_000, former.since_ms + 1), by, reason)
     await store.insert(EventBatch.of([_event(order)]))
     return order
 

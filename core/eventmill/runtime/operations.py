@@ -49,9 +49,8 @@ def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Hea
     """Return the operations pages of one process."""
 
     async def metrics(request: Request) -> Response:
-        if request.url.query != WITHOUT_BACKLOG:
-            await backlog.refresh()
-        return _expose(request, registry)
+        metrics = [] if request.url.query == WITHOUT_BACKLOG else [*await backlog.collect()]
+        return _expose(request, [*registry.collect(), *metrics])
 
     async def ready(request: Request) -> Response:
         readiness = await health.readiness()
@@ -68,7 +67,7 @@ def create_summary(workers: WorkerSockets) -> Starlette:
     async def metrics(request: Request) -> Response:
         answers = await workers.ask("/ops/metrics", first_query="", query=WITHOUT_BACKLOG)
         parsed = {name: list(text_string_to_metric_families(answer.text)) for name, answer in answers.items()}
-        return _expose(request, _Collected(total.update(parsed, workers.names())))
+        return _expose(request, total.update(parsed, workers.names()))
 
     async def ready(request: Request) -> Response:
         answers = await workers.ask("/ops/health/ready")
@@ -107,7 +106,7 @@ class _Collected:
         return self.metrics
 
 
-def _expose(request: Request, collector: CollectorRegistry | _Collected) -> Response:
+def _expose(request: Request, metrics: Sequence[Metric]) -> Response:
     """Return the metrics in the format that the client asks for."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(collector), media_type=media_type)
+    return Response(encode(_Collected(metrics)), media_type=media_type)

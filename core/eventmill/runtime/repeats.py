@@ -21,7 +21,10 @@ class _Repeated:
 
 
 class Repeats(logging.Handler):
-    """Passes records on to another handler. Messages that differ only in numbers are the same; debug is not limited."""
+    """Passes records on to another handler. Messages that differ only in numbers are the same.
+
+    Debug records, and those with the field `operator`, which name who did something, are not limited.
+    """
 
     def __init__(self, inner: logging.Handler, window_seconds: float = WINDOW_SECONDS) -> None:
         super().__init__()
@@ -32,7 +35,7 @@ class Repeats(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it if it repeats one of this window."""
-        if record.levelno > logging.DEBUG:
+        if record.levelno > logging.DEBUG and not hasattr(record, "operator"):
             key = self._find_key(record)
             if (repeated := self._repeated.get(key)) is not None:
                 repeated.count += 1

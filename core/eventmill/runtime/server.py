@@ -124,7 +124,7 @@ async def create_unkeyed_api(
 def _create_operations(services: Services, shutdown: Shutdown, budget: Budget) -> Starlette:
     health = Health(services.queue, services.store, shutdown, budget)
     watch = Watch(services.queue, services.store, services.project)
-    return create_operations(services.registry, Backlog(watch, health, services.registry), health)
+    return create_operations(services.registry, Backlog(watch, health), health)
 
 
 def _without_keys(app: Gate, settings: Settings) -> Gate:

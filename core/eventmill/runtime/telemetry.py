@@ -65,9 +65,13 @@ class _Edge:
 
 
 class Backlog:
-    """The backlog, and whether queue and store work, as metrics that are looked up at most every 15 s."""
+    """The backlog, and whether queue and store work, as metrics that are looked up at most every 15 s.
 
-    def __init__(self, watch: Watch, health: Health, registry: CollectorRegistry) -> None:
+    They have a registry of their own, since one worker of several looks them up.
+    """
+
+    def __init__(self, watch: Watch, health: Health) -> None:
+        registry = self._registry = CollectorRegistry()
         self._watch = watch
         self._health = health
         self._looked_up_at = -float("inf")
@@ -93,8 +97,8 @@ class Backlog:
         self._up = Gauge("eventmill_up", "1 if the queue or the store works.", ["part"], registry=registry)
         self._show(Status())
 
-    async def refresh(self) -> None:
-        """Look up the backlog if the last look is too old. A figure that is unknown becomes NaN."""
+    async def collect(self) -> Iterable[Metric]:
+        """Return the metrics, looked up again if the last look is too old. A figure that is unknown is NaN."""
         if time.monotonic() - self._looked_up_at > BACKLOG_SECONDS:
             self._looked_up_at = time.monotonic()
             status, readiness = await asyncio.gather(self._watch.status(), self._health.readiness())
@@ -102,6 +106,7 @@ class Backlog:
             self._up.labels("queue").set(readiness.queue.status == "ok")
             if readiness.store is not None:
                 self._up.labels("store").set(readiness.store.status == "ok")
+        return self._registry.collect()
 
     def _show(self, status: Status) -> None:
         for state in ("ready", "in_flight", "dead"):

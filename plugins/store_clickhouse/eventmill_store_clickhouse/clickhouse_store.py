@@ -165,7 +165,10 @@ class ClickHouseStore(Store):
             raise StoreMisconfigured(f"the store rejects every event: {error}") from error
         except StoreMisconfigured as error:
             if isinstance(error.__cause__, ClickHouseError) and failures.code_of(error.__cause__) in failures.DENIED:
-                return ["the store's user may not insert, which is enough for `serve` but not for `consume`"]
+                return [
+                    "the store's user may not insert, which is enough for `serve` but not for `consume`, nor to pause:"
+                    " run `GRANT INSERT ON DATABASE.* TO USER`"
+                ]
             raise
         until = time.monotonic() + _READ_BACK_SECONDS
         while not await self._statements.lookup(*queries.written(event)):

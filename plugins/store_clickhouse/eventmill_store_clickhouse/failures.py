@@ -9,6 +9,7 @@ from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMiscon
 # Names by `SELECT errorCodeToName(…)`. A code in no set means unavailable: core retries.
 UNKNOWN_TABLE = 60
 DENIED = {164, 497}  # the user lacks a permission
+_WRONG_LOGIN = {192, 193, 194, 516}
 MISCONFIGURED = {
     8: "THERE_IS_NO_COLUMN",
     10: "NOT_FOUND_COLUMN_IN_BLOCK",
@@ -75,7 +76,14 @@ def explain(error: ClickHouseError) -> EventmillError:
     """Return the exception for an error of any statement."""
     code, text = code_of(error), describe(error)
     if code == UNKNOWN_TABLE:
-        return StoreMisconfigured(f"the schema does not exist or is incomplete, run `eventmill migrate`: {text}")
+        return StoreMisconfigured(f"{text}: the schema does not exist or is incomplete: run `eventmill migrate`")
+    if code in _WRONG_LOGIN:
+        return StoreMisconfigured(
+            f"{text} Correct the user and the password in EVENTMILL_STORE_CLICKHOUSE_URL (special characters as %XX),"
+            " then restart `serve` and `consume`"
+        )
+    if code in DENIED:
+        return StoreMisconfigured(f"{text}: run `GRANT SELECT, INSERT, ALTER, CREATE ON DATABASE.* TO USER`")
     if code in MISCONFIGURED or (code is None and _WRONG_SERVER.search(text)):
         return StoreMisconfigured(text)
     return StoreUnavailable(text)
