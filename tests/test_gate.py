@@ -48,7 +48,7 @@ async def total(mill: Mill, secret: str, **headers: str) -> int:
 
 
 OPERATOR = {"/status", "/check", "/pause", "/resume"}
-OPERATOR |= {f"/dead-letters{path}" for path in ("", "/summary", "/replay", "/purge")}
+OPERATOR |= {f"/dead-letters{path}" for path in ("", "/replay", "/purge")}
 ALLOWED: Mapping[RouteScope, set[str]] = {
     "open": {"none", "expired", "write", "read", "admin", "all"},
     "write": {"write", "admin", "all"},

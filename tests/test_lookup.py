@@ -116,7 +116,7 @@ async def test_a_dead_letter_is_found_by_the_events_in_it() -> None:
         await eventually(is_dead, 10)
         [buried] = (await mill.client.get("/events/lookup", params={"event_id": "cursed"})).json()["dead_lettered"]
         assert (buried["reason"], buried["message"]) == ("rejected", "it is cursed")
-        letters = (await mill.client.get("/dead-letters")).json()
+        letters = (await mill.client.get("/dead-letters")).json()["letters"]
         assert [letter["id"] for letter in letters] == [buried["dead_letter"]]
         assert await state_of(mill, event_id="fine") == "stored"
 

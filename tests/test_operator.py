@@ -114,10 +114,11 @@ async def test_without_a_store_nobody_can_pause() -> None:
 async def test_dead_letters_are_listed_shown_replayed_and_purged_over_http() -> None:
     async with running_mill() as mill:
         await bury(mill, letter("a"), letter("b"), letter("c", "poison"))
-        summaries = (await mill.client.get("/dead-letters", params={"reason": "rejected"})).json()
+        summaries = (await mill.client.get("/dead-letters", params={"reason": "rejected"})).json()["letters"]
         assert sorted(summary["event_names"][0] for summary in summaries) == ["a", "b"]
         [first] = [summary for summary in summaries if summary["event_names"] == ["a"]]
-        [full] = (await mill.client.get("/dead-letters", params={"id": first["id"], "full": "true"})).json()
+        answer = await mill.client.get("/dead-letters", params={"id": first["id"], "full": "true"})
+        [full] = answer.json()["letters"]
         assert full["events"][0]["event_name"] == "a"
         assert (await mill.client.post("/dead-letters/purge", json={})).status_code == 400
         assert (await mill.client.post("/dead-letters/purge", json={"reasons": "x"})).status_code == 400
@@ -127,10 +128,9 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged_over_http() -> 
         assert replayed.headers["content-type"] == "application/x-ndjson"
         purged = await mill.client.post("/dead-letters/purge", json={"reason": "poison"})
         assert json.loads(purged.text.splitlines()[-1]) == {"matched": 1, "others": 1, "done": True}
-        summary = (await mill.client.get("/dead-letters/summary")).json()
-        assert summary == {"total": 1, "reasons": {"rejected": 1}, "newest_at": NOON_MS / 1000}
         left = (await mill.client.get("/dead-letters")).json()
-        assert [summary["event_names"] for summary in left] == [["b"]]
+        assert [summary["event_names"] for summary in left.pop("letters")] == [["b"]]
+        assert left == {"total": 1, "reasons": {"rejected": 1}, "newest_at": NOON_MS / 1000, "missed": 0}
 
 
 @pytest.mark.anyio
@@ -143,7 +143,36 @@ async def test_the_oldest_letters_are_listed_first_and_a_list_says_that_it_is_cu
         await bury(mill, *reversed(letters))
         for limit in (1, 7, 250):
             found = (await mill.client.get("/dead-letters", params={"limit": str(limit)})).json()
-            assert [each["body"] for each in found] == [f"{number}" for number in range(limit)]
+            assert [each["body"] for each in found["letters"]] == [f"{number}" for number in range(limit)]
+            assert (found["total"], found["missed"]) == (300, 0)
+
+
+@pytest.mark.anyio
+async def test_letters_that_another_process_holds_are_not_passed_over_in_silence() -> None:
+    async with running_mill() as mill:
+        await bury(mill, *(letter(f"event {number}") for number in range(30)))
+        held = await mill.queue.dead.receive(10, 1)
+        found = (await mill.client.get("/dead-letters")).json()
+        assert (len(found["letters"]), found["missed"]) == (20, 10)
+        purged = await mill.client.post("/dead-letters/purge", json={"all": True})
+        assert json.loads(purged.text.splitlines()[-1]) == {"matched": 20, "others": 0, "missed": 10}
+        await mill.queue.dead.release(held)
+        purged = await mill.client.post("/dead-letters/purge", json={"all": True})
+        assert json.loads(purged.text.splitlines()[-1]) == {"matched": 10, "others": 0, "done": True}
+
+
+@pytest.mark.anyio
+async def test_requests_for_dead_letters_wait_for_each_other() -> None:
+    async with running_mill() as mill:
+        await bury(mill, *(letter(f"event {number}") for number in range(300)))
+        listed, purged, looked_up = await asyncio.gather(
+            mill.client.get("/dead-letters"),
+            mill.client.post("/dead-letters/purge", json={"all": True}),
+            mill.client.get("/events/lookup", params={"event_id": "nothing"}),
+        )
+        assert listed.json()["total"] == 300
+        assert json.loads(purged.text.splitlines()[-1]) == {"matched": 300, "others": 0, "done": True}
+        assert looked_up.json()["is_complete"] is True
 
 
 def test_what_an_operator_does_is_logged_with_the_key(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ def count(body: bytes) -> int:
     return min(MAX_FRAME_EVENTS, int.from_bytes(body[4:6]))
 
 
+def raw_size(body: bytes) -> int:
+    """Return the number of bytes of a frame's lines, as its header says."""
+    return int(_HEADER.unpack_from(body)[-1])
+
+
 def is_dead(body: bytes) -> bool:
     """Return whether a body starts like a dead record that this program can read."""
     return body[:2] == b"ed" and body[2:3] in _READABLE

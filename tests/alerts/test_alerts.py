@@ -60,6 +60,9 @@ class Scene:
 
     def start_consumer(self) -> None:
         self.consumer: Program = self._stack.enter_context(running("consume", cwd=self.folder, settings=self.settings))
+        self.show_all()
+
+    def show_all(self) -> None:
         self.show(self._api, self.consumer.wait_for(METRICS_AT)[1])
 
     def show(self, *targets: str) -> None:
@@ -174,6 +177,18 @@ def test_a_pause_a_backlog_and_stale_events(scene: Scene) -> None:
 def test_events_that_are_refused(scene: Scene) -> None:
     scene.expect("EventmillRefusals", lambda: scene.post(channel=""))
     scene.expect_calm("EventmillRefusals")
+
+
+def test_requests_that_fail(scene: Scene) -> None:
+    scene.expect("EventmillErrors", lambda: httpx.get(f"{scene.url}/events"))
+    scene.expect_calm("EventmillErrors")
+
+
+def test_an_api_that_is_missing(scene: Scene) -> None:
+    scene.show(scene.consumer.wait_for(METRICS_AT)[1])
+    scene.expect("EventmillApiMissing")
+    scene.show_all()
+    scene.expect_calm("EventmillApiMissing")
 
 
 def test_a_message_that_nobody_can_read(scene: Scene) -> None:

@@ -117,7 +117,7 @@ class Access:
             self.limits.take_failure(self.address_of(scope))
             raise Unauthenticated(NO_KEY)
         if not principal.may(wanted):
-            raise Forbidden(f"this needs a {wanted} key, and the key is a {principal.scope} key")
+            raise Forbidden(f"this needs a key with the scope {wanted}, and the key has {principal.scope}")
 
     def allows_origin(self, origin: str) -> bool:
         """Return whether pages of this origin may read responses; which key they use is known only later."""

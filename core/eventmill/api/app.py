@@ -12,7 +12,9 @@ from eventmill.api import dead_letters, health, ingest, lookup, metrics, openapi
 from eventmill.api.access import Access
 from eventmill.api.errors import add_handlers, respond_to_error, respond_to_unexpected
 from eventmill.api.gate import Gate, find_routes
+from eventmill.api.operator import About
 from eventmill.api.refused import RefusedEvents
+from eventmill.api.search import Search
 from eventmill.api.siblings import Siblings, Workers
 from eventmill.api.telemetry import RequestTelemetry
 from eventmill.errors import ClientDisconnected, EventmillError, PluginError
@@ -65,13 +67,13 @@ def create_app(
     http_apps: Sequence[HttpApp] = (),
     retention_days: int | None = None,
     workers: Workers | None = None,
-    warnings: Sequence[str] = (),
+    about: About | None = None,
 ) -> Gate:
     """Return the API over open services, behind its gate. The caller closes the services.
 
     Args:
         workers: reaches the other workers of this server, if there are any.
-        warnings: about the settings, for GET /check.
+        about: what the settings say, for GET /status and GET /check.
     """
     app = App(
         title="eventmill",
@@ -85,17 +87,18 @@ def create_app(
     reader = Reader(budget, shutdown, access.proxies)
     waiting = receipts.Receipts(services.store, shutdown)
     readiness = health.Health(services.queue, services.store, shutdown, budget)
+    desk = dead_letters.DeadLetterDesk(services.queue)
     refusals, siblings = RefusedEvents(services.publisher.telemetry), Siblings(workers)
     app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, refusals, access, retention_days))
     app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, refusals, access, retention_days))
     routers = (
         receipts.create_router(services),
         refused.create_router(refusals, siblings),
-        lookup.create_router(services, refusals, siblings),
+        lookup.create_router(Search(services, refusals, desk, siblings)),
         metrics.create_router(services),
         health.create_router(readiness),
-        operator.create_router(services, readiness, warnings),
-        dead_letters.create_router(services),
+        operator.create_router(services, readiness, about or About()),
+        dead_letters.create_router(desk),
         openapi.create_router(app),
     )
     for router in routers:

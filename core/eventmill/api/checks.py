@@ -1,9 +1,7 @@
 """Findings: what is wrong with a deployment, or may soon be, each with the command that ends it."""
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
@@ -15,7 +13,6 @@ from eventmill.times import describe
 
 CHECK_SECONDS = 10.0
 MIN_FILES = 4096
-MIN_FREE_BYTES = 1024**3
 OLD_SECONDS = 300.0
 MAX_LETTERS = 1000  # that a check reads
 
@@ -33,12 +30,15 @@ async def check_backends(queue: Queue, store: Store | None) -> list[Finding]:
     """Return what the queue and the store say about themselves, and what waits in them for an operator."""
     found = await asyncio.gather(
         _check("queue", queue.check),
+        _check("dead-letter queue", queue.dead.check),
         _check("store", store.check) if store is not None else _nothing(),
         _check_letters(queue),
         _check_backlog(queue),
         _check_pause(store) if store is not None else _nothing(),
     )
-    return [finding for findings in found for finding in findings]
+    findings = [finding for findings in found for finding in findings]
+    known = {finding.message for finding in findings if finding.part == "queue"}
+    return [each for each in findings if each.part != "dead-letter queue" or each.message not in known]
 
 
 def check_settings(warnings: Sequence[str]) -> list[Finding]:
@@ -47,17 +47,15 @@ def check_settings(warnings: Sequence[str]) -> list[Finding]:
 
 
 def check_process() -> list[Finding]:
-    """Return what is wrong with this process: its limit of open files, its disk."""
-    findings = []
+    """Return what is wrong with this process: its limit of open files."""
     limit = _file_limit()
-    if limit is not None and limit < MIN_FILES:
-        message = f"the limit of open files is {limit}: at most {limit // 3} clients can connect"
-        findings.append(Finding(part="process", state="warning", message=message, fix="ulimit -n 65536"))
-    free_bytes = shutil.disk_usage(Path.cwd()).free
-    if free_bytes < MIN_FREE_BYTES:
-        message = f"{free_bytes // 1024**2} MiB are left on the disk of this folder"
-        findings.append(Finding(part="process", state="warning", message=message, fix="df -h ."))
-    return findings or [Finding(part="process", state="ok")]
+    if limit is None or limit >= MIN_FILES:
+        return [Finding(part="process", state="ok")]
+    message = (
+        f"the limit of open files is {limit}, so that at most {limit // 3} clients can connect: raise it as root before"
+        " the start, or with LimitNOFILE of systemd or ulimits of Docker"
+    )
+    return [Finding(part="process", state="warning", message=message, fix="ulimit -n 65536")]
 
 
 async def _check(part: str, check: Callable[[], Awaitable[list[str]]]) -> list[Finding]:
@@ -93,9 +91,9 @@ async def _check_letters(queue: Queue) -> list[Finding]:
 
 
 async def _describe_letters(queue: Queue) -> str:
-    summary = await letters.summarize(queue)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
-    return f": {reasons}, the newest of {describe(summary.newest_ms)}"
+    found = await letters.find(queue, letters.DeadLetterFilter(), 1)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.reasons.most_common())
+    return f": {reasons}, the newest of {describe(found.newest_ms)}" if reasons else ""
 
 
 async def _check_backlog(queue: Queue) -> list[Finding]:

@@ -1,8 +1,10 @@
 """The routes of dead letters: list them, show one, replay or purge them. They need an admin key."""
 
-import json
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -15,12 +17,71 @@ from eventmill.api.operator import Operator, name_of
 from eventmill.consumer import letters
 from eventmill.consumer.letters import DeadLetterFilter, parse_filter
 from eventmill.errors import InvalidQuery
-from eventmill.hookspecs import Principal, Services
+from eventmill.hookspecs import Principal
+from eventmill.interfaces import Queue
 
 log = logging.getLogger(__name__)
 
 MAX_LETTERS = 1000
+INDEX_SECONDS = 10.0
+MAX_FULL = 100  # letters with all their events, up to 1,000 each
 _LINES = "application/x-ndjson"
+
+
+class LetterResponse(BaseModel):
+    """A dead letter. `body` is the start of a body that holds no events; `attempts` is null if it is unknown."""
+
+    id: str
+    died_at: str
+    reason: str
+    code: str
+    attempts: int | None
+    events: int
+    event_names: list[str]
+    message: str
+    body: str
+
+
+class FullLetterResponse(BaseModel):
+    """A dead letter with its events, or with its whole body if it holds none."""
+
+    id: str
+    died_at: str
+    reason: str
+    code: str
+    attempts: int | None
+    events: list[dict[str, Any]]
+    event_names: list[str]
+    message: str
+    body: str
+    origin: str
+    enqueued_at: str
+
+
+class LettersResponse(BaseModel):
+    """The oldest matching dead letters, and how many match, by reason; `newest_at` is in unix seconds.
+
+    `missed` letters could not be read, because other processes hold their leases.
+    """
+
+    letters: list[LetterResponse] | list[FullLetterResponse]
+    total: int
+    reasons: dict[str, int]
+    newest_at: float
+    missed: int
+
+
+class ProgressResponse(BaseModel):
+    """A line of the response to a replay or a purge. The last one has `done`, or an `error`.
+
+    `missed` letters were not read, because other processes hold their leases: `done` is false then.
+    """
+
+    matched: int
+    others: int
+    missed: int = 0
+    done: bool = False
+    error: str | None = None
 
 
 class SelectionBody(BaseModel):
@@ -41,18 +102,81 @@ class SelectionBody(BaseModel):
         return not (self.ids or self.reason or self.event_name or self.since or self.until or self.all)
 
 
-class SummaryResponse(BaseModel):
-    """The number of dead letters, by reason, and when the newest died, in unix seconds; 0 if there is none."""
+class BuriedResponse(BaseModel):
+    """An event in a dead letter: the id of the letter, and why it is there. The time is in unix seconds."""
 
-    total: int
-    reasons: dict[str, int]
-    newest_at: float
+    dead_letter: str
+    reason: str
+    message: str
+    event_id: str
+    event_name: str
+    user_id: str
+    timestamp: float
 
 
-def create_router(services: Services) -> APIRouter:
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The events in up to 1,000 dead letters, with their projects, and how many letters were not read."""
+
+    events: list[tuple[str, BuriedResponse]] = field(default_factory=list)
+    missed: int = 0
+
+
+class DeadLetterDesk:
+    """Reads the dead letters for one request at a time, since reading leases them."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._reading = asyncio.Lock()
+        self._index = Index()
+        self._indexed_at = -INDEX_SECONDS
+
+    async def index(self) -> Index:
+        """Return the events in the dead letters; what it says is up to 10 s old."""
+        async with self._reading:
+            if time.monotonic() - self._indexed_at > INDEX_SECONDS:
+                found = await letters.sample(self._queue, MAX_LETTERS)
+                self._index = Index(await asyncio.to_thread(_list_events, found.letters), found.missed)
+                self._indexed_at = time.monotonic()
+            return self._index
+
+    async def find(self, wanted: DeadLetterFilter, limit: int, *, is_full: bool) -> LettersResponse:
+        async with self._reading:
+            found = await letters.find(self._queue, wanted, min(limit, MAX_FULL) if is_full else limit)
+        return LettersResponse(
+            letters=await asyncio.to_thread(_describe, found.letters, is_full=is_full),
+            total=found.reasons.total(),
+            reasons=dict(found.reasons.most_common()),
+            newest_at=found.newest_ms / 1000,
+            missed=found.missed,
+        )
+
+    async def settle(
+        self, operator: Principal, body: SelectionBody, wanted: DeadLetterFilter, *, replay: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield the progress as lines of JSON."""
+        verb, fields = "replay" if replay else "purge", {"operator": name_of(operator)}
+        fields |= body.model_dump(exclude_defaults=True)
+        settled = letters.Settled()
+        self._indexed_at = -INDEX_SECONDS
+        try:
+            async with self._reading:
+                async for settled in letters.settle(self._queue, wanted, replay=replay, dry_run=body.dry_run):
+                    yield _line(settled)
+        except Exception as error:
+            log.warning("cannot %s dead letters (%s): %s", verb, type(error).__name__, error, extra=fields)
+            yield _line(settled, error=f"{type(error).__name__}: try again")
+        else:
+            done = "replayed" if replay else "purged"
+            log.info(
+                "%s %s %d dead letters", "would have" if body.dry_run else "has", done, settled.matched, extra=fields
+            )
+            yield _line(settled, done=not settled.missed)
+
+
+def create_router(desk: DeadLetterDesk) -> APIRouter:
     """Return the routes of dead letters."""
     router = APIRouter(tags=["operator"])
-    queue = services.queue
 
     @router.get(
         "/dead-letters", summary="List dead letters", responses=document(400, 503), openapi_extra=needs("admin")
@@ -64,28 +188,11 @@ def create_router(services: Services) -> APIRouter:
         event_name: str | None = None,
         since: Annotated[str | None, Query(description="died at or after this time")] = None,
         until: Annotated[str | None, Query(description="died at or before this time")] = None,
-        full: Annotated[bool, Query(description="with their events")] = False,
+        full: Annotated[bool, Query(description=f"with their events, at most {MAX_FULL} letters")] = False,
         limit: Annotated[int, Query(ge=1, le=MAX_LETTERS)] = 100,
-    ) -> list[dict[str, Any]]:
+    ) -> LettersResponse:
         """Return dead letters, oldest first; with `full` and an id, one of them with all it holds."""
-        wanted = parse_filter(id, reason, event_name, since, until)
-        found = await letters.find(queue, wanted, limit)
-        return [letter.content() if full else letter.summary() for letter in found]
-
-    @router.get(
-        "/dead-letters/summary",
-        summary="Count the dead letters by reason",
-        responses=document(503),
-        openapi_extra=needs("admin"),
-    )
-    async def summarize(operator: Operator) -> SummaryResponse:
-        found = await letters.summarize(queue)
-        return SummaryResponse(total=found.total, reasons=found.reasons, newest_at=found.newest_ms / 1000)
-
-    async def settle(operator: Principal, body: SelectionBody, *, replay: bool) -> StreamingResponse:
-        wanted = parse_filter(body.ids, body.reason, body.event_name, body.since, body.until)
-        progress = _settle(services, operator, body, wanted, replay=replay)
-        return StreamingResponse(progress, media_type=_LINES)
+        return await desk.find(parse_filter(id, reason, event_name, since, until), limit, is_full=full)
 
     @router.post(
         "/dead-letters/replay",
@@ -95,21 +202,22 @@ def create_router(services: Services) -> APIRouter:
     )
     async def replay(operator: Operator, body: SelectionBody) -> StreamingResponse:
         """Respond with NDJSON: a line of progress for each page, the last one with `"done": true`, or an `error`."""
-        return await settle(operator, body, replay=True)
+        return StreamingResponse(desk.settle(operator, body, _parse(body), replay=True), media_type=_LINES)
 
     @router.post(
-        "/dead-letters/purge",
-        summary="Delete dead letters",
-        responses=_documented(),
-        openapi_extra=needs("admin"),
+        "/dead-letters/purge", summary="Delete dead letters", responses=_documented(), openapi_extra=needs("admin")
     )
     async def purge(operator: Operator, body: SelectionBody) -> StreamingResponse:
         """Respond as for a replay."""
         if body.is_empty and not body.dry_run:
             raise InvalidQuery("say which dead letters to delete, or send all: true", "all")
-        return await settle(operator, body, replay=False)
+        return StreamingResponse(desk.settle(operator, body, _parse(body), replay=False), media_type=_LINES)
 
     return router
+
+
+def _parse(body: SelectionBody) -> DeadLetterFilter:
+    return parse_filter(body.ids, body.reason, body.event_name, body.since, body.until)
 
 
 def _documented() -> dict[int | str, dict[str, Any]]:
@@ -117,30 +225,33 @@ def _documented() -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {_LINES: {"schema": {"type": "string"}}}}} | document(400, 503)
 
 
-async def _settle(
-    services: Services, operator: Principal, body: SelectionBody, wanted: DeadLetterFilter, *, replay: bool
-) -> AsyncIterator[bytes]:
-    """Yield the progress as lines of JSON."""
-    verb = "replay" if replay else "purge"
-    fields = {"operator": name_of(operator), **body.model_dump(exclude_defaults=True)}
-    count = others = 0
-    try:
-        async for chosen, rest in letters.settle(services.queue, wanted, replay=replay, dry_run=body.dry_run):
-            count, others = count + chosen, others + rest
-            yield _line(matched=count, others=others)
-    except Exception as error:
-        log.warning("cannot %s dead letters (%s): %s", verb, type(error).__name__, error, extra=fields)
-        yield _line(matched=count, others=others, error=f"{type(error).__name__}: try again")
-    else:
-        log.info(
-            "%s %s %d dead letters",
-            "would have" if body.dry_run else "has",
-            "replayed" if replay else "purged",
-            count,
-            extra=fields,
+def _describe(found: list[letters.DeadLetter], *, is_full: bool) -> list[LetterResponse] | list[FullLetterResponse]:
+    if is_full:
+        return [FullLetterResponse(**letter.content()) for letter in found]
+    return [LetterResponse(**letter.summary()) for letter in found]
+
+
+def _list_events(found: list[letters.DeadLetter]) -> list[tuple[str, BuriedResponse]]:
+    return [
+        (
+            event.project,
+            BuriedResponse(
+                dead_letter=letter.id,
+                reason=letter.record.reason,
+                message=letter.record.message,
+                event_id=event.event_id,
+                event_name=event.event_name,
+                user_id=event.user_id,
+                timestamp=event.timestamp_ms / 1000,
+            ),
         )
-        yield _line(matched=count, others=others, done=True)
+        for letter in found
+        for event in letter.events
+    ]
 
 
-def _line(**progress: object) -> bytes:
-    return json.dumps(progress).encode() + b"\n"
+def _line(settled: letters.Settled, *, done: bool = False, error: str | None = None) -> bytes:
+    progress = ProgressResponse(
+        matched=settled.matched, others=settled.others, missed=settled.missed, done=done, error=error
+    )
+    return progress.model_dump_json(exclude_defaults=True).encode() + b"\n"

@@ -4,7 +4,8 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -17,11 +18,19 @@ from eventmill.api.gate import needs
 from eventmill.api.health import BackendState, Health
 from eventmill.api.status import Watch
 from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, give_order, read_order
-from eventmill.errors import Forbidden, StoreUnavailable
+from eventmill.errors import Forbidden, InvalidRequest, StoreUnavailable
 from eventmill.hookspecs import Principal, Services, principal_of
 from eventmill.interfaces import Store
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the settings of a process say: its backends and where their data is, and warnings."""
+
+    backends: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class CountersResponse(BaseModel):
@@ -40,6 +49,7 @@ class StatusResponse(BaseModel):
     """
 
     version: str
+    backends: dict[str, str]
     queue: BackendState
     store: BackendState | None
     ready: int | None
@@ -74,7 +84,7 @@ class PauseBody(BaseModel):
 
 
 async def _read_status(
-    watch: Watch, health: Health, store: Store | None, since_start: CountersResponse
+    watch: Watch, health: Health, store: Store | None, about: About, since_start: CountersResponse
 ) -> StatusResponse:
     """Return the state of a deployment, without the figures of a service that is unavailable."""
     status, readiness, order = await asyncio.gather(watch.status(), health.readiness(), _try_order(store))
@@ -82,6 +92,7 @@ async def _read_status(
     newest_ms = figures.pop("newest_event_ms")
     return StatusResponse(
         version=eventmill.__version__,
+        backends=dict(about.backends),
         queue=readiness.queue,
         store=readiness.store,
         **figures,
@@ -115,8 +126,8 @@ def operator_of(request: Request) -> Principal:
 Operator = Annotated[Principal, Depends(operator_of)]
 
 
-def create_router(services: Services, health: Health, warnings: Sequence[str]) -> APIRouter:
-    """Return the operator's routes; `warnings` are about the settings."""
+def create_router(services: Services, health: Health, about: About) -> APIRouter:
+    """Return the operator's routes."""
     router = APIRouter(tags=["operator"])
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
@@ -133,7 +144,7 @@ def create_router(services: Services, health: Health, warnings: Sequence[str]) -
             events_accepted=counted.confirmed,
             events_unconfirmed=counted.unconfirmed,
         )
-        return await _read_status(watch, health, services.store, since_start)
+        return await _read_status(watch, health, services.store, about, since_start)
 
     @router.get(
         "/check",
@@ -142,24 +153,24 @@ def create_router(services: Services, health: Health, warnings: Sequence[str]) -
         openapi_extra=needs("admin"),
     )
     async def check(operator: Operator) -> list[Finding]:
-        own = [*check_settings(warnings), *check_process()]
+        own = [*check_settings(about.warnings), *check_process()]
         return own + await check_backends(services.queue, services.store)
 
     @router.post(
         "/pause",
         summary="Let all consumers receive nothing, also after a restart",
-        responses=document(503),
+        responses=document(400, 503),
         openapi_extra=needs("admin"),
     )
     async def pause(operator: Operator, body: PauseBody | None = None) -> PauseResponse:
-        """Pause the consumers within 6 s. Events are accepted and wait in the queue."""
+        """Pause the consumers within 11 s. Events are accepted and wait in the queue."""
         return await _order(services.store, operator, is_pause=True, reason=body.reason if body else "")
 
     @router.post(
-        "/resume", summary="Let the consumers receive again", responses=document(503), openapi_extra=needs("admin")
+        "/resume", summary="Let the consumers receive again", responses=document(400, 503), openapi_extra=needs("admin")
     )
     async def resume(operator: Operator) -> PauseResponse:
-        """Resume the consumers within 6 s."""
+        """Resume the consumers within 11 s."""
         return await _order(services.store, operator, is_pause=False)
 
     return router
@@ -172,7 +183,7 @@ def name_of(operator: Principal) -> str:
 
 async def _order(store: Store | None, operator: Principal, *, is_pause: bool, reason: str = "") -> PauseResponse:
     if store is None:
-        raise StoreUnavailable("this process has no store, which holds the order")
+        raise InvalidRequest("this process has no store, which holds the order: ask one that has")
     try:
         async with asyncio.timeout(LOOK_UP_SECONDS):
             order = await give_order(store, is_pause=is_pause, by=name_of(operator), reason=reason)

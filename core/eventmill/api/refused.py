@@ -4,7 +4,7 @@ import re
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
@@ -14,12 +14,14 @@ from eventmill.api.errors import code_of, document
 from eventmill.api.gate import needs
 from eventmill.api.siblings import Siblings
 from eventmill.errors import EventmillError, InvalidRequest
+from eventmill.event import MAX_EVENT_BYTES
 from eventmill.hookspecs import principal_of
 from eventmill.ingest.bulk import Bulk, Items
-from eventmill.ingest.telemetry import MAX_PROJECTS, IngestTelemetry
+from eventmill.ingest.telemetry import IngestTelemetry
 
 KEPT = 1000  # of each project, in each process
 PAYLOAD_BYTES = 1024
+MAX_BYTES = 16 * 1024 * 1024  # of payloads
 DEFAULT_LIMIT = 100
 _KEY = re.compile(rb"em[wra]_[\w-]+")  # clients may put a key into a body
 
@@ -33,20 +35,24 @@ class RefusedEvent:
     field: str | None
     message: str
     payload: bytes
+    event_id: str | None
+    user_id: str | None
 
-    def contains(self, name: str, value: str) -> bool:
-        """Return whether the payload has this field with this value, also if it is cut or not valid JSON."""
-        text = msgspec.json.encode(value)
-        compact = self.payload.replace(b'": ', b'":')
-        return b'"%b":%b' % (name.encode(), text) in compact
+    def is_about(self, name: str, value: str) -> bool:
+        """Return whether the event has this id or this user; if it is not valid JSON, whether it seems so."""
+        known = self.event_id if name == "event_id" else self.user_id
+        if known is not None:
+            return known == value
+        return b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) in self.payload.replace(b'": ', b'":')
 
 
 class RefusedEvents:
-    """Counts refused events, and keeps the latest 1,000 of each project."""
+    """Counts refused events, and keeps the latest 1,000 of each project, 16 MiB in all; of a bulk the first 100."""
 
     def __init__(self, telemetry: IngestTelemetry) -> None:
         self._telemetry = telemetry
         self._kept: dict[str, deque[RefusedEvent]] = {}
+        self._bytes = 0
 
     def note(self, project: str, error: EventmillError, body: bytes, events: int = 1) -> None:
         """Count a request that was refused as a whole. Keep the start of its body if its content was at fault."""
@@ -59,7 +65,7 @@ class RefusedEvents:
         for kind, count in bulk.kinds.items():
             self._telemetry.refuse(project, code_of(kind), count)
         for rejection in bulk.rejected:
-            payload = bytes(memoryview(items[rejection.index])[:PAYLOAD_BYTES])
+            payload = bytes(memoryview(items[rejection.index])[:MAX_EVENT_BYTES])
             self._keep(project, code_of(rejection.kind), rejection.field, rejection.message, payload)
 
     def latest(self, project: str) -> list[RefusedEvent]:
@@ -67,15 +73,44 @@ class RefusedEvents:
         return list(reversed(self._kept.get(project, ())))
 
     def _keep(self, project: str, reason: str, field: str | None, message: str, payload: bytes) -> None:
-        kept = self._kept.pop(project, None)
-        if kept is None:
-            kept = deque[RefusedEvent](maxlen=KEPT)
-            if len(self._kept) >= MAX_PROJECTS:
-                del self._kept[next(iter(self._kept))]  # of the project that had none for longest
-        self._kept[project] = kept
+        kept = self._kept.pop(project, None) or deque[RefusedEvent]()
+        self._kept[project] = kept  # last, so that the first one had no refused event for longest
         now_ms = time.time_ns() // 1_000_000
-        payload = _KEY.sub("…".encode(), payload[:PAYLOAD_BYTES])
-        kept.append(RefusedEvent(now_ms, reason, field, message, payload))
+        event_id, user_id = _read_ids(payload)
+        start = _KEY.sub("…".encode(), payload[:PAYLOAD_BYTES])
+        message = _KEY.sub("…".encode(), message.encode()).decode()
+        field = None if field is None else _KEY.sub("…".encode(), field.encode()).decode()
+        kept.append(RefusedEvent(now_ms, reason, field, message, start, event_id, user_id))
+        self._bytes += len(start)
+        if len(kept) > KEPT:
+            self._bytes -= len(kept.popleft().payload)
+        while self._bytes > MAX_BYTES:
+            oldest = next(iter(self._kept))
+            self._bytes -= len(self._kept[oldest].popleft().payload)
+            if not self._kept[oldest]:
+                del self._kept[oldest]
+
+
+class _Ids(msgspec.Struct):
+    """The fields by which a refused event is looked up, whatever their types."""
+
+    event_id: Any = None
+    user_id: Any = None
+
+
+def _read_ids(payload: bytes) -> tuple[str | None, str | None]:
+    """Return the id and the user of an event, None for what it does not say or cannot be read."""
+    if len(payload) > MAX_EVENT_BYTES:
+        return None, None
+    try:
+        ids = msgspec.json.decode(payload, type=_Ids)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    return _to_text(ids.event_id), _to_text(ids.user_id)
+
+
+def _to_text(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 class RefusedResponse(BaseModel):
@@ -115,7 +150,7 @@ def create_router(refused: RefusedEvents, siblings: Siblings) -> APIRouter:
         """Return refused events, newest first. The API keeps the latest 1,000 of each project until it restarts."""
         project = principal_of(request.scope).project
         own = [to_response(event) for event in refused.latest(project)[:limit]]
-        others = await siblings.ask(request.scope, "/events/refused", f"limit={limit}", project)
+        others, _ = await siblings.ask(request.scope, "/events/refused", f"limit={limit}", project)
         own += [RefusedResponse.model_validate(entry) for answer in others for entry in answer]
         return sorted(own, key=lambda event: -event.refused_at)[:limit]
 

@@ -11,8 +11,8 @@ _ASKED = b"x-eventmill-sibling"
 class Workers(Protocol):
     """Reaches the other workers."""
 
-    async def fetch(self, path: str, query: str, headers: Mapping[str, str]) -> list[Any]:
-        """Return the JSON responses of the workers that answer."""
+    async def fetch(self, path: str, query: str, headers: Mapping[str, str]) -> tuple[list[Any], int]:
+        """Return the JSON responses of the workers that answer, and the number of those that do not."""
 
 
 class Siblings:
@@ -21,8 +21,11 @@ class Siblings:
     def __init__(self, workers: Workers | None = None) -> None:
         self._workers = workers
 
-    async def ask(self, scope: Scope, path: str, query: str, project: str) -> list[Any]:
-        """Return the answers of the other workers about a project; none if one of them asks this one."""
+    async def ask(self, scope: Scope, path: str, query: str, project: str) -> tuple[list[Any], int]:
+        """Return the answers of the other workers about a project, and how many do not answer.
+
+        There are none if one of them asks this one.
+        """
         if self._workers is None or any(name == _ASKED for name, _ in scope["headers"]):
-            return []
+            return [], 0
         return await self._workers.fetch(path, query, {"X-Project": project, _ASKED.decode(): "1"})

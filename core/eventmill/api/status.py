@@ -14,6 +14,7 @@ from eventmill.queries.filters import EventFilter
 T = TypeVar("T")
 
 WINDOW_SECONDS = 60.0
+MIN_LOOKS = 2
 LOOKUP_SECONDS = 2.0
 
 
@@ -71,7 +72,7 @@ class Watch:
     def _rate(self, backlog: int) -> float | None:
         now = time.monotonic()
         self._backlogs.append((now, backlog))
-        while now - self._backlogs[0][0] > WINDOW_SECONDS:
+        while len(self._backlogs) > MIN_LOOKS and now - self._backlogs[1][0] > WINDOW_SECONDS:  # however rare looks are
             self._backlogs.popleft()
         first_at, first = self._backlogs[0]
         return (first - backlog) / (now - first_at) if now > first_at else None

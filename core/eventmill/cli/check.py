@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from eventmill.api.checks import Finding
 from eventmill.cli.connection import Target, connect
 from eventmill.cli.output import print_table
 
@@ -25,7 +26,7 @@ def check(target: Target, *, as_json: bool, is_strict: bool) -> None:
 
 async def _check(target: Target) -> Any:
     async with connect(target) as connection:
-        return await connection.get("/check")
+        return await connection.get("/check", list[Finding])
 
 
 def _state(finding: Any) -> str:

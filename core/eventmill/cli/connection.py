@@ -3,6 +3,7 @@
 In each case they speak HTTP to the same routes. Without a running API, the application runs inside the command.
 """
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import TypeAdapter
 
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.runtime.backends import DATA_FOLDER, Choice, choose_existing
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.sending import check_url, hide_password
-from eventmill.runtime.unix_sockets import RUN_SOCKET
+from eventmill.runtime.unix_sockets import RUN_SOCKET, is_answering, transport_to
 from eventmill.settings import Settings, is_set, load
 
+_RUN = "http://run"
 REQUEST_SECONDS = 60.0
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 _USAGE = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
@@ -45,9 +48,11 @@ class Target:
     data: Path | None = None
     project: str | None = None
 
-    @property
     def headers(self) -> dict[str, str]:
-        named = {"X-API-Key": self.key, "X-Project": self.project}
+        """Return the headers of requests. Raise ConfigurationError for what no header can hold."""
+        named = {"X-API-Key": (self.key or "").strip(), "X-Project": (self.project or "").strip()}
+        if any(not value.isascii() or not value.isprintable() for value in named.values()):
+            raise ConfigurationError("--key and --project have printable ASCII characters only")
         return {name: value for name, value in named.items() if value}
 
 
@@ -58,24 +63,40 @@ class Connection:
         self._client = client
         self.name = name
 
-    async def get(self, path: str, **parameters: Any) -> Any:
-        """Return the JSON response. Raise ConfigurationError if the request is at fault, else RequestFailed."""
-        given = {name.rstrip("_"): value for name, value in parameters.items() if value not in (None, (), [])}
-        return _decode(await self._request("GET", path, params=given))
+    async def get(self, path: str, kind: Any, **parameters: Any) -> Any:
+        """Return the JSON response, which must be of this type.
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON response, or the list of its lines if it has several. Raise as `get`."""
-        return _decode(await self._request("POST", path, json=body))
+        Raise ConfigurationError if the request is at fault, else RequestFailed.
+        """
+        given = {name: value for name, value in parameters.items() if value not in (None, (), [])}
+        [answer] = self._decode(await self._request("GET", path, params=given), kind)
+        return answer
+
+    async def post(self, path: str, kind: Any, body: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return the lines of the JSON response, at least one; each must be of this type. Raise as `get`."""
+        return self._decode(await self._request("POST", path, json=body), kind)
+
+    def _decode(self, content: bytes, kind: Any) -> list[Any]:
+        """Return the lines of a response as plain values. Raise RequestFailed if one is not of this type."""
+        try:
+            lines = [json.loads(line) for line in content.splitlines() if line.strip()]
+            for line in lines or [None]:
+                TypeAdapter(kind).validate_python(line)
+        except (ValueError, RecursionError):  # also ValidationError
+            raise RequestFailed(
+                f"the response of {self.name} is not that of eventmill, or of another version"
+            ) from None
+        return lines
 
     async def _request(self, method: str, path: str, **options: Any) -> bytes:
         content = bytearray()
         try:
-            async with self._client.stream(method, path, **options) as response:
+            async with asyncio.timeout(REQUEST_SECONDS), self._client.stream(method, path, **options) as response:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_RESPONSE_BYTES:
                         raise RequestFailed(f"the response of {self.name} is too large: this is not eventmill")
-        except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:
             raise RequestFailed(f"{self.name} does not answer: {error or type(error).__name__}") from None
         if response.is_success:
             return bytes(content)
@@ -96,23 +117,15 @@ def _explain(name: str, status: int, content: bytes) -> EventmillError:
     return ConfigurationError(text) if status in _USAGE else RequestFailed(text)
 
 
-def _decode(content: bytes) -> Any:
-    try:
-        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except (ValueError, RecursionError):
-        raise RequestFailed("the response is not JSON: this is not eventmill") from None
-    return lines[0] if len(lines) == 1 else lines
-
-
 @asynccontextmanager
 async def connect(target: Target) -> AsyncIterator[Connection]:
     """Connect to the deployment. Raise ConfigurationError."""
-    settings = load(Settings)
-    start_log(settings.log_level)
+    settings, headers = load(Settings), target.headers()
+    start_log(settings.log_level if is_set(Settings, "log_level") else "warning")
     async with AsyncExitStack() as stack:
         transport, base, name = await _reach(target, settings, stack)
         client = httpx.AsyncClient(
-            transport=transport, base_url=base, timeout=REQUEST_SECONDS, headers=target.headers, follow_redirects=False
+            transport=transport, base_url=base, timeout=REQUEST_SECONDS, headers=headers, follow_redirects=False
         )
         yield Connection(await stack.enter_async_context(client), name)
 
@@ -125,9 +138,8 @@ async def _reach(
         check_url(target.url)
         return None, target.url, hide_password(target.url)
     folder = target.data or Path(DATA_FOLDER)
-    is_named = is_set(Settings, "queue") or is_set(Settings, "store")  # then those backends are meant
-    if not is_named and (transport := await _find_run(folder)):
-        return transport, "http://run", f"`eventmill run` in {folder}"
+    if transport := await _find_run(folder, settings, target):
+        return transport, _RUN, f"`eventmill run` in {folder}"
     try:
         choice = choose_existing(settings, target.data)
     except ConfigurationError as error:
@@ -136,18 +148,18 @@ async def _reach(
     return httpx.ASGITransport(app, raise_app_exceptions=False), "http://here", "eventmill"
 
 
-async def _find_run(folder: Path) -> httpx.AsyncBaseTransport | None:
-    """Return a transport to `eventmill run`, or None if none runs in this folder."""
+async def _find_run(folder: Path, settings: Settings, target: Target) -> httpx.AsyncBaseTransport | None:
+    """Return a transport to `eventmill run`, or None if none runs in this folder, or one with other backends."""
     address = folder / RUN_SOCKET
-    if not address.exists():
+    if not is_answering(address):
         return None
-    transport = httpx.AsyncHTTPTransport(uds=str(address))
-    try:
-        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(address))) as client:
-            await client.get("http://run/health")
-    except httpx.TransportError:  # it was killed
-        return None
-    return transport
+    if is_set(Settings, "queue") or is_set(Settings, "store"):  # then those backends are meant
+        async with httpx.AsyncClient(transport=transport_to(address), base_url=_RUN) as client:
+            response = await client.get("/status")
+            running = response.json().get("backends") if response.is_success else None
+        if running != choose_existing(settings, target.data).places:
+            return None
+    return transport_to(address)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from eventmill.api.dead_letters import LettersResponse, ProgressResponse
 from eventmill.cli.connection import RequestFailed, Target, connect
 from eventmill.cli.output import print_table
 from eventmill.errors import ConfigurationError
@@ -26,48 +27,40 @@ class Selection:
     until: str | None = None
 
     def parameters(self) -> dict[str, Any]:
-        """Return what is given, for a request."""
-        given = {
-            "ids": list(self.ids),
+        """Return what is given, for a request. Raise ConfigurationError for an empty text, which would match all."""
+        texts = {
             "reason": self.reason,
             "event_name": self.event_name,
             "since": self.since,
             "until": self.until,
         }
-        return {name: value for name, value in given.items() if value}
+        for name, text in texts.items():
+            if text == "":
+                raise ConfigurationError(f"--{name.replace('_', '-')} must not be empty")
+        given = {name: text for name, text in texts.items() if text is not None}
+        return given | ({"ids": list(self.ids)} if self.ids else {})
 
 
 def show_list(wanted: Selection, target: Target, *, as_json: bool, is_full: bool, limit: int) -> None:
-    found, summary = asyncio.run(_list(wanted, target, is_full=is_full, limit=limit))
+    answer = asyncio.run(_find(wanted, target, full=is_full or None, limit=limit))
     if as_json or is_full:
-        for letter in found:
+        for letter in answer["letters"]:
             sys.stdout.write(json.dumps(letter) + "\n")
     else:
-        rows = [[_cell(letter[column]) for column in _COLUMNS[:-1]] + [_describe(letter)] for letter in found]
-        print_table(_COLUMNS, rows)
-    if summary:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["reasons"].items())
-        sys.stderr.write(f"the oldest {len(found)} of {summary['total']} dead letters ({reasons}): see --limit\n")
-
-
-async def _list(wanted: Selection, target: Target, *, is_full: bool, limit: int) -> tuple[list[Any], Any]:
-    """Return the letters, and a summary of all if there may be more."""
-    parameters = wanted.parameters()
-    async with connect(target) as connection:
-        found = await connection.get("/dead-letters", **parameters, full=is_full or None, limit=limit)
-        return found, await connection.get("/dead-letters/summary") if len(found) == limit else None
-
-
-def _describe(letter: Any) -> str:
-    """Return why a letter is dead, and the start of a body that holds no events."""
-    return _cell(letter["message"]) + (f": {_cell(letter['body'])}" if letter["body"] else "")
+        print_table(_COLUMNS, [_row(letter) for letter in answer["letters"]])
+    shown = len(answer["letters"])
+    if shown < answer["total"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in answer["reasons"].items())
+        sys.stderr.write(f"these are the oldest {shown} of {answer['total']} dead letters ({reasons})\n")
+    _note_missed(answer["missed"])
 
 
 def show_one(wanted: Selection, target: Target) -> None:
-    found = asyncio.run(_find(wanted, target, full=True))
-    if not found:
+    answer = asyncio.run(_find(wanted, target, full=True))
+    if not answer["letters"]:
+        _note_missed(answer["missed"])
         raise ConfigurationError(f"there is no dead letter {wanted.ids[0]}: `eventmill dead list` shows them")
-    for letter in found:
+    for letter in answer["letters"]:
         sys.stdout.write(json.dumps(letter, indent=2) + "\n")
 
 
@@ -75,24 +68,41 @@ def settle(wanted: Selection, target: Target, *, replay: bool, dry_run: bool, ev
     body = wanted.parameters() | {"dry_run": dry_run, "all": everything}
     last = asyncio.run(_settle(target, f"/dead-letters/{'replay' if replay else 'purge'}", body))
     done = ("would be " if dry_run else "") + ("replayed" if replay else "purged")
-    sys.stdout.write(f"{last['matched']} dead letters {done}, {last['others']} others left\n")
-    if "done" not in last:
-        raise RequestFailed(f"it ended early: {last.get('error', 'the connection was lost')}")
+    sys.stdout.write(f"{last.matched} dead letters {done}, {last.others} others left\n")
+    _note_missed(last.missed)
+    if not last.done:
+        raise RequestFailed(f"not all is done: {last.error or 'some dead letters were missed'}")
 
 
-async def _settle(target: Target, path: str, body: dict[str, Any]) -> Any:
+def _note_missed(missed: int) -> None:
+    if missed:
+        sys.stderr.write(
+            f"{missed} dead letters are held by another process, or by one that was killed: try again later\n"
+        )
+
+
+async def _settle(target: Target, path: str, body: dict[str, Any]) -> ProgressResponse:
     with Console(stderr=True, quiet=not sys.stderr.isatty()).status("dead letters"):
         async with connect(target) as connection:
-            answer = await connection.post(path, body)
-    return answer[-1] if isinstance(answer, list) else answer
+            lines = await connection.post(path, ProgressResponse, body)
+    return ProgressResponse.model_validate(lines[-1])
 
 
-async def _find(wanted: Selection, target: Target, **options: Any) -> list[Any]:
+async def _find(wanted: Selection, target: Target, **options: Any) -> Any:
     parameters = wanted.parameters()
     async with connect(target) as connection:
-        found = await connection.get("/dead-letters", id=parameters.pop("ids", None), **parameters, **options)
-    return list(found)
+        return await connection.get(
+            "/dead-letters", LettersResponse, id=parameters.pop("ids", None), **parameters, **options
+        )
+
+
+def _row(letter: Any) -> list[str]:
+    """Return a row; its last cell says why the letter is dead, and how a body begins that holds no events."""
+    *cells, message = (_cell(letter[column]) for column in _COLUMNS)
+    return [*cells, message + (f": {_cell(letter['body'])}" if letter["body"] else "")]
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else " ".join(str(value).split())

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from eventmill.api.search import LookupResponse
 from eventmill.cli.connection import Target, connect
 from eventmill.cli.output import print_table
 from eventmill.errors import ConfigurationError
@@ -31,8 +32,9 @@ def lookup(
 
 
 async def _ask(target: Target, event_id: str | None, user_id: str | None, start: str | None, end: str | None) -> Any:
+    wanted = {"event_id": event_id, "user_id": user_id, "from": start, "to": end}
     async with connect(target) as connection:
-        return await connection.get("/events/lookup", event_id=event_id, user_id=user_id, from_=start, to=end)
+        return await connection.get("/events/lookup", LookupResponse, **wanted)
 
 
 def _rows(answer: Any) -> list[tuple[str, ...]]:
@@ -55,7 +57,8 @@ def _row(state: str, event: Any, details: str) -> tuple[str, ...]:
 def _notes(answer: Any) -> list[str]:
     waiting = answer["queue_messages"]
     more = [f"{waiting} messages wait in the queue: the event may be in one of them"]
-    return [*answer["notes"], *(more if answer["state"] == "unknown" and waiting else [])]
+    notes = [each.replace("set from", "set --from").replace("X-Project", "--project") for each in answer["notes"]]
+    return [*notes, *(more if answer["state"] == "unknown" and waiting else [])]
 
 
 def _time(seconds: float) -> str:

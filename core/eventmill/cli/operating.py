@@ -1,4 +1,4 @@
-"""The operator's commands and their options: status, check, query, lookup, pause, resume and dead.
+"""The operator's commands and their options: status, check, query, lookup, refused, pause, resume and dead.
 
 They work against an API (--url), against `eventmill run` of this folder, or directly on the backends of the settings.
 """
@@ -49,7 +49,7 @@ To = Annotated[str | None, typer.Option("--to", help="Only events at or before t
 
 def add_operator_commands(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (check, status, query, lookup, pause, resume):
+    for command in (check, status, query, lookup, refused, pause, resume):
         app.command()(command)
     app.add_typer(dead, name="dead")
 
@@ -132,6 +132,20 @@ def lookup(
     from eventmill.cli import lookup as command
 
     command.lookup(_target(url, key, data, project), event_id, user, start, end, as_json=json)
+
+
+def refused(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Print at most this many events.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one event per line.")] = False,
+    url: Url = None,
+    key: ReadKey = None,
+    project: Project = None,
+    data: Data = None,
+) -> None:
+    """Show the latest events that the running API refused, newest first, and why."""
+    from eventmill.cli import refused as command
+
+    command.show(_target(url, key, data, project), limit, as_json=json)
 
 
 def pause(

@@ -22,7 +22,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def create_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table for a terminal. Cells are escaped."""
-    table = Table(*map(escape, columns), box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(escape(column), overflow="fold", no_wrap=number == 0)  # an id or a name must not be cut
     for row in rows:
         table.add_row(*(Text(escape(cell)) for cell in row))
     return table

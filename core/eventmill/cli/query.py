@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from eventmill.api.metrics import MetricsResponse
 from eventmill.cli.connection import Target, connect
 from eventmill.cli.output import print_table
 
@@ -29,5 +30,6 @@ def query(
 
 
 async def _ask(target: Target, event_name: str, start: str, end: str, group_by: str | None) -> Any:
+    wanted = {"event_name": event_name, "from": start, "to": end, "group_by": group_by}
     async with connect(target) as connection:
-        return await connection.get("/metrics", event_name=event_name, from_=start, to=end, group_by=group_by)
+        return await connection.get("/metrics", MetricsResponse, **wanted)

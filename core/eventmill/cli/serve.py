@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import socket
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from eventmill.runtime.operations import SERVE_ADDRESS, bind_operations, create_
 from eventmill.runtime.security import choose_access
 from eventmill.runtime.server import Listeners, Opened, serve_api
 from eventmill.runtime.telemetry import create_registry
-from eventmill.runtime.unix_sockets import WorkerSockets, bind_unix, own_address
+from eventmill.runtime.unix_sockets import WorkerSockets, bind_unix, create_worker_folder, own_address
 from eventmill.runtime.workers import supervise
 from eventmill.settings import Settings, load
 from eventmill.shutdown import Shutdown
@@ -45,7 +44,7 @@ def serve(*, listen: str | None, workers: int | None) -> None:
     else:
         # Each worker loads the settings again.
         os.environ |= {"EVENTMILL_LISTEN": settings.listen, "EVENTMILL_WORKERS": str(settings.workers)}
-        with tempfile.TemporaryDirectory(prefix="eventmill-") as folder:
+        with create_worker_folder() as folder:
             if operations is not None:
                 serve_in_thread(create_summary(WorkerSockets(Path(folder))), operations)
             supervise(work, listener, settings.workers, Path(folder))

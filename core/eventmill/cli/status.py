@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from eventmill.cli.connection import Connection, Target, connect
+from eventmill.api.operator import StatusResponse
+from eventmill.cli.connection import Connection, RequestFailed, Target, connect
 from eventmill.cli.output import create_table, print_table
+from eventmill.text import escape
 from eventmill.times import describe
 
 WATCH_SECONDS = 2.0
@@ -26,9 +28,9 @@ def show(target: Target, *, as_json: bool, seconds: float, watch: bool) -> None:
 
 async def _show(target: Target, seconds: float, as_json: bool) -> Any:
     async with connect(target) as connection:
-        await connection.get("/status")
+        await connection.get("/status", StatusResponse)
         await asyncio.sleep(seconds)
-        status = await connection.get("/status")
+        status = await connection.get("/status", StatusResponse)
     _print(status, as_json)
     return status
 
@@ -38,8 +40,11 @@ async def _watch(target: Target, as_json: bool) -> Any:
     async with connect(target) as connection:
         if as_json or not console.is_terminal:
             while True:
-                _print(await connection.get("/status"), as_json)
-                sys.stdout.flush()
+                try:
+                    _print(await connection.get("/status", StatusResponse), as_json)
+                    sys.stdout.flush()
+                except RequestFailed as error:  # perhaps it starts again at this moment
+                    sys.stderr.write(f"{escape(str(error))}\n")
                 await asyncio.sleep(WATCH_SECONDS)
         await _watch_live(connection, console)
 
@@ -49,7 +54,14 @@ async def _watch_live(connection: Connection, console: Console) -> None:
     before, looked_at = None, 0.0
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            status, now = await connection.get("/status"), time.monotonic()
+            try:
+                status, now = await connection.get("/status", StatusResponse), time.monotonic()
+            except RequestFailed as error:  # perhaps it starts again at this moment
+                live.update(
+                    create_table((connection.name, time.strftime("%H:%M:%S")), [("", str(error))]), refresh=True
+                )
+                await asyncio.sleep(WATCH_SECONDS)
+                continue
             accepted = status["since_start"]["events_accepted"]
             rows = rows_of(status)
             if before is not None and accepted >= before:
@@ -80,8 +92,8 @@ def rows_of(status: Any) -> list[tuple[str, str]]:
         ("dead letters", _known(status["dead"])),
         ("newest event stored", "unknown" if newest is None else describe(round(newest * 1000))),
         ("consumers", _describe_pause(status)),
-        ("queue", _describe_part(status["queue"])),
-        ("store", "none" if status["store"] is None else _describe_part(status["store"])),
+        ("queue", _describe_part(status, "queue")),
+        ("store", "none" if status["store"] is None else _describe_part(status, "store")),
     ]
 
 
@@ -99,7 +111,8 @@ def _describe_pause(status: Any) -> str:
     return f"PAUSED since {since} by {by}{f' ({why})' if why else ''}: run `eventmill resume`"
 
 
-def _describe_part(part: Any) -> str:
+def _describe_part(status: Any, kind: str) -> str:
+    part, backend = status[kind], status["backends"].get(kind, "")
     if part["status"] != "ok":
-        return f"{part['status']} ({part['trouble']}): run `eventmill check`"
-    return "ok" + "".join(f"; {warning}" for warning in part["warnings"])
+        return f"{part['status']} ({part['trouble']}): run `eventmill check`; {backend}"
+    return "; ".join(["ok", *filter(None, [backend]), *part["warnings"]])

@@ -57,7 +57,8 @@ class DeadLetters:
             self.release([delivery], CROWDED_DELAY_SECONDS)
             return
         self._waiting += 1
-        log.error("%d dead letter(s); the first one (%s): %s", len(letters), letters[0].reason, letters[0].error)
+        first = letters[0]  # its text may quote events, so it is only in the letter
+        log.error("%d dead letter(s), the first one %s (%s)", len(letters), first.reason, type(first.error).__name__)
         self._group.create_task(self._settle(delivery, letters))
 
     def release(self, deliveries: Sequence[Delivery], delay_seconds: float) -> None:

@@ -113,7 +113,7 @@ class Inserter:
                 parts += _without_rejected(part, rejection, outcome)
                 failures = 0
             except Exception as error:
-                log.debug("%d events fail (%s): %s", len(part), type(error).__name__, error)
+                log.debug("%d events fail (%s)", len(part), type(error).__name__)
                 failures += 1
                 if len(part) == 1:
                     outcome.failed += part

@@ -1,9 +1,10 @@
 """Dead letters for operators: find, replay and purge them."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
@@ -89,6 +90,15 @@ def _exact_time(event: Event) -> str:
         return describe(event.timestamp_ms)
 
 
+@dataclass(slots=True)
+class Settled:
+    """The progress of a replay or a purge: letters that matched, others, and those that other processes hold."""
+
+    matched: int = 0
+    others: int = 0
+    missed: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
     """Selects dead letters; None or an empty tuple matches all. Times are unix microseconds."""
@@ -130,63 +140,70 @@ def _parse_bound(name: str, text: str | None) -> int | None:
         raise InvalidQuery(f"{name}: {text!r} is neither unix seconds nor RFC 3339", name) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How many dead letters there are, by reason, and when the newest died, in unix milliseconds."""
+@dataclass(slots=True)
+class Found:
+    """The result of reading all dead letters.
 
-    total: int
-    reasons: dict[str, int]
-    newest_ms: int
+    Attributes:
+        letters: the oldest ones that match, as many as were wanted.
+        reasons: how many match, by reason.
+        newest_ms: when the newest of them died, unix milliseconds.
+        missed: letters that could not be read, because other processes hold their leases.
+    """
+
+    letters: list[DeadLetter] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    newest_ms: int = 0
+    missed: int = 0
 
 
-async def find(queue: Queue, wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
-    """Return the oldest matching dead letters. It reads all, but keeps few of them in memory."""
-    found: list[DeadLetter] = []
+async def find(queue: Queue, wanted: DeadLetterFilter, limit: int) -> Found:
+    """Read all dead letters, and return those that match."""
+    found = Found()
     async with Pager(queue.dead) as pager:
         async for page in pager.pages():
-            found += filter(wanted.matches, map(DeadLetter.read, page))
-            found = sorted(found, key=lambda letter: letter.died_at_ms)[:limit]
+            matching = await asyncio.to_thread(_choose, page, wanted)  # decoding events takes long
+            found.reasons.update(letter.record.reason for letter in matching)
+            found.newest_ms = max([found.newest_ms, *(letter.died_at_ms for letter in matching)])
+            found.letters = sorted(found.letters + matching, key=lambda letter: letter.died_at_ms)[:limit]
+        found.missed = pager.missed
     return found
 
 
-async def sample(queue: Queue, limit: int) -> list[DeadLetter]:
+def _choose(page: Sequence[Delivery], wanted: DeadLetterFilter) -> list[DeadLetter]:
+    return [letter for letter in map(DeadLetter.read, page) if wanted.matches(letter)]
+
+
+async def sample(queue: Queue, limit: int) -> Found:
     """Return dead letters in any order, hardly more than the limit."""
-    found: list[DeadLetter] = []
+    found = Found()
     async with Pager(queue.dead) as pager:
         async for page in pager.pages():
-            found += map(DeadLetter.read, page)
-            if len(found) >= limit:
+            found.letters += map(DeadLetter.read, page)
+            if len(found.letters) >= limit:
                 break
+        found.missed = pager.missed
     return found
 
 
-async def summarize(queue: Queue) -> Summary:
-    """Count the dead letters by reading them all."""
-    reasons: Counter[str] = Counter()
-    newest_ms = 0
-    async with Pager(queue.dead) as pager:
-        async for page in pager.pages():
-            for letter in map(DeadLetter.read, page):
-                reasons[letter.record.reason] += 1
-                newest_ms = max(newest_ms, letter.died_at_ms)
-    return Summary(reasons.total(), dict(reasons.most_common()), newest_ms)
-
-
-async def settle(
-    queue: Queue, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool
-) -> AsyncIterator[tuple[int, int]]:
+async def settle(queue: Queue, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool) -> AsyncIterator[Settled]:
     """Remove the matching dead letters, after publishing their bodies again with `replay`.
 
-    Yield, page by page, how many letters matched and how many did not. A replay never counts an event twice, since the
-    events keep their identities. Raise QueueUnavailable.
+    Yield the progress after each page, and once more at the end. A replay never counts an event twice, since the events
+    keep their identities. Raise QueueUnavailable.
     """
+    progress = Settled()
     async with Pager(queue.dead) as pager:
         async for page in pager.pages():
-            letters = map(DeadLetter.read, page)
-            chosen = [letter for letter in letters if wanted.matches(letter) and not (replay and letter.is_newer)]
+            letters = await asyncio.to_thread(_choose, page, wanted)
+            chosen = [letter for letter in letters if not (replay and letter.is_newer)]
             if chosen and not dry_run:
                 if replay:
                     bodies = [letter.record.body for letter in chosen]
                     await queue.publish(bodies, time.monotonic() + PUBLISH_SECONDS)
                 await pager.ack([letter.delivery for letter in chosen])
-            yield len(chosen), len(page) - len(chosen)
+            progress.matched += len(chosen)
+            progress.others += len(page) - len(chosen)
+            yield progress
+        progress.missed = pager.missed
+    yield progress

@@ -20,9 +20,13 @@ class Pager:
     """Reads a queue that other processes may use at the same time, and holds the leases of all messages it returned.
 
     On exit it releases the messages that were not acked.
+
+    Attributes:
+        missed: how many messages of the start were not returned yet, or at the end: others hold their leases.
     """
 
     def __init__(self, queue: Queue) -> None:
+        self.missed = 0
         self._queue = queue
         self._held: set[Delivery] = set()
         self._lost: Counter[tuple[bytes, int]] = Counter()  # messages that were returned and will arrive again
@@ -43,12 +47,14 @@ class Pager:
     async def pages(self) -> AsyncIterator[list[Delivery]]:
         """Yield each message once, up to as many as the queue held at the start. Equal bodies are separate messages."""
         left, empty = await self._count(), 0
+        self.missed = int(left) if 0 < left < float("inf") else 0
         while left > 0 and empty < EMPTY_RECEIVES:
             deliveries = await self._queue.receive(PAGE_MESSAGES, 1)
             self._held.update(deliveries)
             empty = 0 if deliveries else empty + 1
             page = [held for held in deliveries if not self._is_repeated(held)]
             left -= len(page)
+            self.missed = int(left) if 0 < left < float("inf") else 0
             if page:
                 yield page
 

@@ -5,7 +5,7 @@ import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from pydantic import SecretBytes, SecretStr
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 NO_STORE = "none"
 DATA_FOLDER = "eventmill-data"
+QUEUE_FILE = "queue.db"
 Opened = TypeVar("Opened", Queue, Store)
 
 
@@ -66,6 +67,12 @@ class Choice:
     http_apps: list[HttpApp]
     warnings: list[str]
 
+    @property
+    def places(self) -> dict[str, str]:
+        """The names of the backends, and where their data is, without secrets."""
+        chosen: list[Chosen[Any]] = [self.queue, *([self.store] if self.store is not None else [])]
+        return {each.kind: f"{each.backend.name} ({each.settings.place})" for each in chosen}
+
     def require_store(self) -> Chosen[Store]:
         """Return the store. Raise ConfigurationError if there is none."""
         if self.store is None:
@@ -105,7 +112,7 @@ def embedded(data: Path | None) -> tuple[Default, Default]:
     folder = (data or Path(DATA_FOLDER)).absolute()
     if "?" in str(folder):
         raise ConfigurationError(f"the folder {folder} has a question mark, which chDB does not take: choose another")
-    return Default("sqlite", {"path": folder / "queue.db"}), Default(
+    return Default("sqlite", {"path": folder / QUEUE_FILE}), Default(
         "clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"}
     )
 
@@ -115,11 +122,11 @@ def choose_existing(settings: Settings, data: Path | None) -> Choice:
 
     The store may be missing. Raise ConfigurationError.
     """
-    if (data or Path(DATA_FOLDER)).is_dir():
+    if ((data or Path(DATA_FOLDER)) / QUEUE_FILE).exists():
         queue, store = embedded(data)
         return choose(settings, queue=queue, store=store)
     if data is not None:
-        raise ConfigurationError(f"the folder {data} does not exist")
+        raise ConfigurationError(f"the folder {data} holds no data of `eventmill run`")
     return choose(settings, store=Default(NO_STORE))
 
 

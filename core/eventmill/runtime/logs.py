@@ -32,16 +32,24 @@ class _JsonFormatter(logging.Formatter):
     """One JSON object per record: time, level, logger, message, the record's own fields, and a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
+        entry: dict[str, Any] = {name: _plain(value) for name, value in _fields(record).items()}
+        entry |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": escape(record.getMessage()),
         }
-        entry |= {name: escape(value) if isinstance(value, str) else value for name, value in _fields(record).items()}
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(entry, enc_hook=str).decode()
+            lines = self.formatException(record.exc_info).split("\n")
+            entry["traceback"] = "\n".join(map(escape, lines))
+        return msgspec.json.encode(entry).decode()
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON can hold, with its texts escaped."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else escape(str(value))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from eventmill.api.health import Health
 from eventmill.errors import ConfigurationError
 from eventmill.runtime.listener import bind
 from eventmill.runtime.quiet_server import QuietServer, configure_quiet
+from eventmill.runtime.security import is_loopback
 from eventmill.runtime.telemetry import Backlog, Total
 from eventmill.runtime.unix_sockets import WorkerSockets
 from eventmill.settings import OFF, Settings
@@ -41,6 +42,8 @@ def bind_operations(settings: Settings, default: str) -> socket.socket | None:
         log.warning("running without metrics: %s", str(error).replace("--listen", "EVENTMILL_OPS_LISTEN"))
         return None
     host, port = listener.getsockname()[:2]
+    if not is_loopback(listener):
+        log.warning("%s is not a loopback address: the metrics need no key, so let only Prometheus reach it", address)
     log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
     return listener
 
@@ -49,8 +52,8 @@ def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Hea
     """Return the operations pages of one process."""
 
     async def metrics(request: Request) -> Response:
-        metrics = [] if request.url.query == WITHOUT_BACKLOG else [*await backlog.collect()]
-        return _expose(request, [*registry.collect(), *metrics])
+        of_backlog = [] if request.url.query == WITHOUT_BACKLOG else [*await backlog.collect()]
+        return _expose(request, [*registry.collect(), *of_backlog])
 
     async def ready(request: Request) -> Response:
         readiness = await health.readiness()
@@ -62,12 +65,17 @@ def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Hea
 def create_summary(workers: WorkerSockets) -> Starlette:
     """Return the operations pages of all workers together."""
 
-    total = Total()
+    total, scraping = Total(), asyncio.Lock()
 
     async def metrics(request: Request) -> Response:
-        answers = await workers.ask("/ops/metrics", first_query="", query=WITHOUT_BACKLOG)
-        parsed = {name: list(text_string_to_metric_families(answer.text)) for name, answer in answers.items()}
-        return _expose(request, total.update(parsed, workers.names()))
+        async with scraping:
+            answers = await workers.ask("/ops/metrics", first_query="", query=WITHOUT_BACKLOG)
+            parsed = {
+                name: list(text_string_to_metric_families(answer.text))
+                for name, answer in answers.items()
+                if answer.is_success
+            }
+            return _expose(request, total.update(parsed, workers.names()))
 
     async def ready(request: Request) -> Response:
         answers = await workers.ask("/ops/health/ready")

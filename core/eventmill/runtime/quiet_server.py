@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-_CONCURRENT = 64
 _KEEP_ALIVE_SECONDS = 75
 _FINISH_SECONDS = 3
 
@@ -58,7 +57,6 @@ def configure_quiet(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=_CONCURRENT,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )

@@ -3,10 +3,13 @@
 import logging
 import re
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 10.0
 MAX_VARIANTS = 20  # of one message with different texts in it; clients choose some of them
+MAX_MESSAGES = 500  # different ones in a window
+MAX_IDS = 10  # of requests, with each message
 _Key = tuple[str, int, str]
 
 
@@ -18,6 +21,7 @@ class _Repeated:
     level: int
     message: str
     count: int = 0
+    request_ids: list[str] = field(default_factory=list)
 
 
 class Repeats(logging.Handler):
@@ -31,18 +35,26 @@ class Repeats(logging.Handler):
         self._inner = inner
         self._window_seconds = window_seconds
         self._repeated: dict[_Key, _Repeated] = {}
+        self._variants: Counter[_Key] = Counter()
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it if it repeats one of this window."""
-        if record.levelno > logging.DEBUG and not hasattr(record, "operator"):
-            key = self._find_key(record)
-            if (repeated := self._repeated.get(key)) is not None:
-                repeated.count += 1
-                return
-            self._repeated[key] = _Repeated(record.name, record.levelno, record.getMessage())
+        if record.levelno <= logging.DEBUG or hasattr(record, "operator"):
+            self._inner.handle(record)
+            return
+        template = (record.name, record.levelno, str(record.msg))
+        key, text = self._find_key(record, template)
+        repeated = self._repeated.get(key)
+        if repeated is None:
+            self._variants[template] += 1
+            self._repeated[key] = _Repeated(record.name, record.levelno, text)
             self._start_window()
-        self._inner.handle(record)
+            self._inner.handle(record)
+            return
+        repeated.count += 1
+        if (request_id := getattr(record, "request_id", None)) and len(repeated.request_ids) < MAX_IDS:
+            repeated.request_ids.append(request_id)
 
     def close(self) -> None:
         """Write what is counted, and close the other handler."""
@@ -50,13 +62,15 @@ class Repeats(logging.Handler):
         self._inner.close()
         super().close()
 
-    def _find_key(self, record: logging.LogRecord) -> _Key:
-        """Return what makes this message the same as another one: its text without numbers, or only its template."""
-        template = (record.name, record.levelno, str(record.msg))
-        variants = sum(key[:2] == template[:2] for key in self._repeated)
-        if variants >= MAX_VARIANTS:
-            return template
-        return record.name, record.levelno, re.sub(r"\d+", "#", record.getMessage())
+    def _find_key(self, record: logging.LogRecord, template: _Key) -> tuple[_Key, str]:
+        """Return what makes this message the same as another one, and what to say of those that repeat it."""
+        if self._variants[template] >= MAX_VARIANTS:
+            return template, f"more messages such as {record.getMessage()}"
+        if len(self._repeated) >= MAX_MESSAGES:
+            return (record.name, record.levelno, ""), "more messages"
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage() + (f" ({type(error).__name__}: {error})" if error else "")
+        return (record.name, record.levelno, re.sub(r"\d+", "#", text)), text
 
     def _start_window(self) -> None:
         if self._timer is None:
@@ -70,11 +84,15 @@ class Repeats(logging.Handler):
                 self._timer.cancel()
                 self._timer = None
             repeated, self._repeated = self._repeated, {}
+            self._variants.clear()
         for each in repeated.values():
             if each.count:
                 self._inner.handle(self._describe(each))
 
     def _describe(self, repeated: _Repeated) -> logging.LogRecord:
-        """Return a record that says how often the message was repeated."""
+        """Return a record that says how often the message was repeated, and for which requests."""
         message = f"{repeated.message} (repeated {repeated.count} times within {self._window_seconds:g} s)"
-        return logging.LogRecord(repeated.name, repeated.level, "", 0, message, None, None)
+        record = logging.LogRecord(repeated.name, repeated.level, "", 0, message, None, None)
+        if repeated.request_ids:
+            record.request_ids = repeated.request_ids
+        return record

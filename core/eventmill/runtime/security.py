@@ -7,6 +7,7 @@ from eventmill.api.access import LOOPBACK_HOSTS, Access
 from eventmill.api.keys import Keyring, decode_keys
 from eventmill.api.limits import Limits
 from eventmill.errors import ConfigurationError
+from eventmill.runtime.listener import load_certificate
 from eventmill.settings import Settings
 
 _NO_KEYS = (
@@ -35,6 +36,22 @@ def choose_access(settings: Settings, listener: socket.socket, *, is_local: bool
         proxies=settings.trusted_proxies,
         limits=Limits(_share(settings.requests_per_second, settings), _share(settings.events_per_second, settings)),
     )
+
+
+def find_troubles(settings: Settings) -> list[str]:
+    """Return why `serve` would not start with the keys and the certificate of the settings."""
+    troubles = []
+    try:
+        fixed = decode_keys(settings.keys.get_secret_value(), "EVENTMILL_KEYS") if settings.keys else []
+        if not Keyring(fixed, settings.keys_file) and not settings.anonymous:
+            troubles.append(_NO_KEYS.format(project=settings.project))
+    except ConfigurationError as error:
+        troubles.append(str(error))
+    try:
+        load_certificate(settings)
+    except ConfigurationError as error:
+        troubles.append(str(error))
+    return troubles
 
 
 def _share(per_second: float | None, settings: Settings) -> float | None:

@@ -19,6 +19,7 @@ from eventmill.api.access import Access
 from eventmill.api.app import create_app
 from eventmill.api.gate import Gate
 from eventmill.api.health import Health
+from eventmill.api.operator import About
 from eventmill.api.status import Watch
 from eventmill.api.telemetry import RequestTelemetry
 from eventmill.hookspecs import Services
@@ -35,6 +36,7 @@ from eventmill.runtime.loop import manage_memory
 from eventmill.runtime.operations import create_operations
 from eventmill.runtime.pieces import open_connection
 from eventmill.runtime.quiet_server import QuietServer, serving
+from eventmill.runtime.security import find_troubles
 from eventmill.runtime.telemetry import Backlog, show_edge
 from eventmill.runtime.unix_sockets import WorkerSockets
 from eventmill.settings import Settings
@@ -87,7 +89,8 @@ async def serve_api(
         limiter = QueryLimiter(shutdown, telemetry=QueryTelemetry(registry))
         services = Services(settings.project, queue, opened.store, publisher, limiter, registry)
         budget, days = Budget(settings.memory_bytes), settings.retention_days
-        app = create_app(services, shutdown, budget, access, choice.http_apps, days, listeners.workers, choice.warnings)
+        about = About(choice.places, choice.warnings)
+        app = create_app(services, shutdown, budget, access, choice.http_apps, days, listeners.workers, about)
         limit = _connection_limit(settings)
         connections = Connections(limit, access.proxies)
         opening = Connections(limit, access.proxies)
@@ -112,13 +115,11 @@ async def create_unkeyed_api(
     settings: Settings, choice: Choice, queue: Queue, store: Store | None
 ) -> AsyncIterator[Gate]:
     """Open the API over these backends, without a server, for a command of this user."""
-    shutdown = Shutdown()
+    shutdown, budget = Shutdown(), Budget(settings.memory_bytes)
+    about = About(choice.places, [*choice.warnings, *find_troubles(settings)])
     async with Publisher(queue, linger_ms=choice.linger_ms) as publisher:
         services = Services(settings.project, queue, store, publisher, QueryLimiter(shutdown))
-        app = create_app(
-            services, shutdown, Budget(settings.memory_bytes), Access(settings.project), warnings=choice.warnings
-        )
-        yield _without_keys(app, settings)
+        yield _without_keys(create_app(services, shutdown, budget, Access(settings.project), about=about), settings)
 
 
 def _create_operations(services: Services, shutdown: Shutdown, budget: Budget) -> Starlette:

@@ -1,6 +1,7 @@
 """The metrics of a process: its parts, its backends, the backlog, and how the figures of several processes add up."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge, Info, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 import eventmill
@@ -17,14 +19,35 @@ from eventmill.ingest.budget import Budget
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.connections import Connections
 
+log = logging.getLogger(__name__)
+
 _ADDED = ("counter", "histogram")
 BACKLOG_SECONDS = 15.0  # each look at the backlog of an SQS queue costs calls
+
+
+class SafeRegistry(CollectorRegistry):
+    """A registry in which a collector that fails, such as that of a plugin, does not hide the metrics of the others."""
+
+    def register(self, collector: Collector) -> None:
+        super().register(_Guarded(collector))
+
+
+@dataclass(frozen=True, eq=False)
+class _Guarded(Collector):
+    collector: Collector
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            return list(self.collector.collect())
+        except Exception as error:
+            log.warning("%s cannot collect its metrics: %r", type(self.collector).__name__, error)
+            return []
 
 
 def create_registry(queue: Queue, store: Store | None) -> CollectorRegistry:
     """Return a registry with the metrics of the process and of its backends."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
-    registry = CollectorRegistry()
+    registry = SafeRegistry()
     ProcessCollector(registry=registry)
     Info("eventmill_build", "The running version.", registry=registry).info({"version": eventmill.__version__})
     registry.register(queue)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -43,10 +44,12 @@ class WorkerSockets:
         answers = zip(others, await asyncio.gather(*asked), strict=True)
         return {each.name: answer for each, answer in answers if answer is not None}
 
-    async def fetch(self, path: str, query: str, headers: Mapping[str, str]) -> list[Any]:
-        """Return the JSON responses of the workers that answer."""
+    async def fetch(self, path: str, query: str, headers: Mapping[str, str]) -> tuple[list[Any], int]:
+        """Return the JSON responses of the workers that answer, and the number of those that do not."""
+        asked = len(self.names())
         answers = await self.ask(path, query=query, headers=headers)
-        return [answer.json() for answer in answers.values() if answer.status_code == HTTPStatus.OK]
+        good = [answer.json() for answer in answers.values() if answer.status_code == HTTPStatus.OK]
+        return good, max(0, asked - len(good))
 
     def names(self) -> list[str]:
         """Return the names of all workers but this one."""
@@ -57,10 +60,16 @@ class WorkerSockets:
         return (self._folder or Path()) / name
 
 
+def transport_to(address: Path) -> httpx.AsyncHTTPTransport:
+    """Return a transport to a Unix socket; preparing it for TLS would take 16 ms."""
+    return httpx.AsyncHTTPTransport(uds=str(address), verify=False)
+
+
 async def _get(address: Path, path: str, query: str, headers: Mapping[str, str] | None) -> httpx.Response | None:
-    transport = httpx.AsyncHTTPTransport(uds=str(address))
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=ASK_SECONDS) as client:
+        async with httpx.AsyncClient(
+            transport=transport_to(address), base_url="http://worker", timeout=ASK_SECONDS
+        ) as client:
             return await client.get(f"{path}?{query}" if query else path, headers=headers)
     except (httpx.HTTPError, OSError) as error:
         log.debug("the worker at %s does not answer: %s", address.name, error)
@@ -82,6 +91,10 @@ def private_socket(folder: Path) -> Iterator[socket.socket | None]:
         log.warning("commands on this machine cannot find this process: %s: %s", folder, error.strerror or error)
         yield None
         return
+    if is_answering(address):
+        log.warning("commands reach another `eventmill run` of %s, not this one: use --url", folder)
+        yield None
+        return
     listener = bind_unix(address)
     own = address.stat().st_ino if listener else None
     try:
@@ -93,15 +106,35 @@ def private_socket(folder: Path) -> Iterator[socket.socket | None]:
             folder.rmdir()  # unless it holds data
 
 
+def is_answering(address: Path) -> bool:
+    """Return whether a process listens on this socket."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(_shorten(address))
+    except OSError:  # nobody listens any more, or it is somebody else's
+        return False
+    return True
+
+
+def create_worker_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for the sockets of workers; a socket needs a short path."""
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < _MAX_PATH // 2 else "/tmp"  # noqa: S108 (mode 700)
+    return tempfile.TemporaryDirectory(prefix="eventmill-", dir=short)
+
+
+def _shorten(address: Path) -> str:
+    return min(str(address.absolute()), os.path.relpath(address), key=len)
+
+
 def bind_unix(address: Path) -> socket.socket | None:
     """Listen on a Unix socket that only this user can open. Return None, with a warning, if that is not possible."""
-    short = min(str(address.absolute()), os.path.relpath(address), key=len)
+    short = _shorten(address)
     if len(short) > _MAX_PATH:
         log.warning("commands on this machine cannot find this process: the path %s is too long", short)
         return None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with suppress(FileNotFoundError):
+        if address.is_socket():  # of a process that was killed
             os.unlink(short)
         former = os.umask(0o177)
         try:

@@ -28,10 +28,12 @@ Work = Callable[[socket.socket, Path], None]
 def supervise(work: Work, listener: socket.socket, count: int, folder: Path) -> None:
     """Run `count` processes until SIGTERM or Ctrl-C, then wait for them to finish. Replace one that dies.
 
+    Exit with 2 if a process rejects the configuration.
+
     Args:
         folder: where each process has a socket with the name that `unix_sockets.own_address` returns.
     """
-    stopping = False
+    stopping = is_rejected = False
     workers = [_start(work, listener, folder) for _ in range(count)]
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -49,6 +51,7 @@ def supervise(work: Work, listener: socket.socket, count: int, folder: Path) -> 
             own_address(folder, worker.pid).unlink(missing_ok=True)
             if worker.exitcode == _GIVE_UP_CODE and not stopping:
                 stop(0, None)
+                is_rejected = True
                 log.error("a worker rejects the configuration: stopping")
             elif not stopping:
                 log.error("worker %d died with exit code %s: starting another", worker.pid, worker.exitcode)
@@ -56,6 +59,8 @@ def supervise(work: Work, listener: socket.socket, count: int, folder: Path) -> 
                 workers.append(_start(work, listener, folder))
                 if stopping:  # the signal came meanwhile
                     workers[-1].terminate()
+    if is_rejected:
+        sys.exit(_GIVE_UP_CODE)
 
 
 def _start(work: Work, listener: socket.socket, folder: Path) -> SpawnProcess:

@@ -26,7 +26,6 @@ CONNECT_SECONDS = 1.5
 ANSWER_SECONDS = 4.0
 _COMMIT_BYTES = 2 * 1024 * 1024  # the size of a commit of the API; the check requires memory for one
 _NEARLY_FULL = 0.8
-_SET_POLICY = "redis-cli CONFIG SET maxmemory-policy noeviction"
 BLOCK_SECONDS = 2.0  # the longest blocking read; its socket timeout is longer
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
 _WRONG = (
@@ -116,6 +115,12 @@ def _client(url: str, answer_seconds: float) -> Redis:
     return Redis.from_pool(pool)
 
 
+def _set(setting: str) -> str:
+    """Return how an operator changes a setting of the server for good."""
+    call = 'redis-cli -u "$EVENTMILL_QUEUE_REDIS_URL" CONFIG'
+    return f"set {setting} in redis.conf, and: run `{call} SET {setting} && {call} REWRITE`"
+
+
 def warnings_of(info: dict[str, Any]) -> list[str]:
     """Return warnings about the server's settings that endanger messages.
 
@@ -132,11 +137,10 @@ def warnings_of(info: dict[str, Any]) -> list[str]:
     warnings = []
     if not info.get("aof_enabled"):
         warnings.append(
-            "Redis writes no append-only file, and what was not saved is lost when it stops: run"
-            " `redis-cli CONFIG SET appendonly yes`"
+            f"Redis writes no append-only file, and loses what was not saved when it stops: {_set('appendonly yes')}"
         )
     if limit and policy != "noeviction":
-        warnings.append(f"Redis may evict messages (maxmemory-policy {policy}): run `{_SET_POLICY}`")
+        warnings.append(f"Redis may evict messages ({policy}): {_set('maxmemory-policy noeviction')}")
     if limit and not may_evict and used > limit * _NEARLY_FULL:
         warnings.append(f"Redis uses {used * 100 // limit}% of its memory (maxmemory)")
     return warnings

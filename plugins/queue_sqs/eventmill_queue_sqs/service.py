@@ -11,7 +11,6 @@ from eventmill_queue_sqs.settings import MAX_RECEIVE_COUNT, RETENTION_SECONDS, S
 
 _SHORT_RETENTION_SECONDS = 4 * 86_400
 _LOW_RECEIVE_COUNT = 100
-_SET = 'aws sqs set-queue-attributes --queue-url "$EVENTMILL_QUEUE_SQS_URL" --attributes'
 _UNIT_BYTES = 64 * 1024
 _MANY_IN_FLIGHT = 100_000  # SQS delivers no more messages at 120,000
 
@@ -128,6 +127,11 @@ def _time_of(answer: dict[str, Any]) -> float | None:
         return None
 
 
+def _set(is_dead: bool) -> str:
+    url = "URL_OF_THE_DEAD_LETTER_QUEUE" if is_dead else '"$EVENTMILL_QUEUE_SQS_URL"'
+    return f"aws sqs set-queue-attributes --queue-url {url} --attributes"
+
+
 def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
     warnings = []
     retention_seconds = int(attributes.get("MessageRetentionPeriod", _SHORT_RETENTION_SECONDS))
@@ -135,7 +139,7 @@ def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
         hours = retention_seconds / 3600
         warnings.append(
             f"SQS deletes messages after {hours:g} hours, and a longer outage of the store loses events:"
-            f" run `{_SET} MessageRetentionPeriod={RETENTION_SECONDS}`"
+            f" run `{_set(is_dead)} MessageRetentionPeriod={RETENTION_SECONDS}`"
         )
     policy = json.loads(attributes.get("RedrivePolicy", "{}"))
     if int(policy.get("maxReceiveCount", _LOW_RECEIVE_COUNT)) < _LOW_RECEIVE_COUNT:
@@ -147,7 +151,7 @@ def _warnings(attributes: dict[str, str], *, is_dead: bool) -> list[str]:
         warnings.append("SQS has no redrive policy for this queue: run `eventmill migrate`")
     if int(attributes.get("MaximumMessageSize", _UNIT_BYTES)) < _UNIT_BYTES:
         size = attributes["MaximumMessageSize"]
-        warnings.append(f"SQS rejects messages above {size} bytes: run `{_SET} MaximumMessageSize=1048576`")
+        warnings.append(f"SQS rejects messages above {size} bytes: run `{_set(is_dead)} MaximumMessageSize=1048576`")
     in_flight = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
     if in_flight > _MANY_IN_FLIGHT:
         warnings.append(f"{in_flight} messages are in flight: SQS delivers no more at 120,000")

@@ -64,6 +64,9 @@ TOO_LARGE = {
 }
 # HTTP statuses of servers that are not ClickHouse, or of a proxy: retrying cannot help.
 _WRONG_SERVER = re.compile(r"received HTTP status (30\d|400|401|403|404|405|407)\b")
+_QUOTED = re.compile(
+    r"(Column values:|before: ['\"]|Buffer content:|while parsing value:).*?(?=\(at row|\([A-Z_]{6,}\)|$)"
+)
 _ROW = re.compile(r"\(at row (\d+)\)")
 
 
@@ -107,5 +110,6 @@ def explain_query(error: ClickHouseError) -> EventmillError:
 
 
 def describe(error: ClickHouseError) -> str:
-    """Return the message on one line, short enough for a log and a dead letter."""
-    return " ".join(str(error).replace("DB::Exception: ", "").split())[:500]
+    """Return the message on one line, short enough for a log and a dead letter, and without the data that it quotes."""
+    text = " ".join(str(error).replace("DB::Exception: ", "").split())
+    return _QUOTED.sub(r"\1 …", text)[:500]
