@@ -89,3 +89,6 @@ def test_promtool_accepts_rules_and_configuration(tmp_path: Path) -> None:
     for kind, file in (("rules", ALERTS_FILE), ("config", ALERTS_FILE.with_name("prometheus.yml"))):
         done = subprocess.run([promtool, "check", kind, str(file)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+    command = [promtool, "test", "rules", str(ROOT / "tests/data/alerts_test.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -177,6 +177,45 @@ async def test_refused_events_are_bounded_and_hold_no_keys() -> None:
         assert len(cut["payload"]) == 1024
 
 
+@pytest.mark.parametrize(
+    ("sent", "wanted"),
+    [
+        (b'{"event_id": "a\\/b", "channel": ""}', {"event_id": "a/b"}),
+        (b'{"user_id" : "J\\u00fcrgen", "channel": ""}', {"user_id": "Jürgen"}),
+        (b'{"user_id": 4711}', {"user_id": "4711"}),
+        (b'{"metadata": {"text": "%b"}, "event_id": "late", "x": 1}' % (b"x" * 2000), {"event_id": "late"}),
+        (b'{"event_id": "cut", "channel"', {"event_id": "cut"}),
+    ],
+)
+async def test_a_refused_event_is_found_however_it_was_written(sent: bytes, wanted: dict[str, str]) -> None:
+    async with running_mill() as mill:
+        assert (await mill.client.post("/events", content=sent)).status_code == 400
+        nested = {"event_name": "a", "channel": "", "metadata": {"user_id": "nested"}}
+        assert (await mill.client.post("/events", json=nested | {"user_id": "outer"})).status_code == 400
+        assert await state_of(mill, **wanted) == "refused"
+        assert await state_of(mill, user_id="nested") == "unknown"
+
+
+async def test_an_event_that_was_purged_does_not_wait() -> None:
+    class Picky(StoreProxy):
+        async def insert(self, batch: EventBatch) -> None:
+            if wrong := [index for index, each in enumerate(batch.events) if each.event_id == "cursed"]:
+                raise RejectedEvents("it is cursed", wrong)
+            await super().insert(batch)
+
+    async with running_mill(wrap_store=Picky) as mill:
+        await mill.client.post("/events", json=event("cursed"))
+
+        async def is_dead() -> bool:
+            return bool((await mill.client.get("/dead-letters")).json()["total"])
+
+        await eventually(is_dead, 10)
+        await mill.client.post("/dead-letters/purge", json={"all": True})
+        answer = (await mill.client.get("/events/lookup", params={"event_id": "cursed"})).json()
+        assert (answer["state"], answer["is_complete"]) == ("unknown", True)
+        assert "is neither in the queue nor stored" in answer["notes"][0]
+
+
 async def test_recent_frames_are_bounded_and_found_newest_first() -> None:
     recent = RecentFrames(max_bytes=20_000)
     events = [make_event(event_id=f"event {number}", user_id=f"user {number % 7}") for number in range(2000)]

@@ -8,8 +8,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -304,6 +306,68 @@ def test_mistakes_of_the_caller_are_explained(api: tuple[str, dict[str, str]], t
         done = eventmill(*arguments, cwd=tmp_path)
         assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), (arguments, done.stderr)
         assert words in done.stderr
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b"5", b"null", b'{"status": NaN}', b"<html>", b"[" * 5000])
+def test_an_answer_that_is_not_eventmills_is_reported(tmp_path: Path, answer: bytes) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET  # noqa: N815 (its name in the library)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        commands = [("status",), ("check",), ("query", "a"), ("lookup", "x"), ("refused",), ("pause",)]
+        commands += [("dead", "list"), ("dead", "show", "abcd"), ("dead", "replay")]
+        for command in commands:
+            done = eventmill(*command, "--url", url, cwd=tmp_path)
+            is_empty_list = answer == b"[]" and command[0] in ("check", "refused")
+            assert (done.returncode, done.stdout) == (0 if is_empty_list else 1, ""), command
+            assert is_empty_list or "not eventmill's" in done.stderr, (command, done.stderr)
+        server.shutdown()
+
+
+def test_a_key_never_appears_in_an_error(tmp_path: Path) -> None:
+    for key in ("ema_secret\r", "ema_secret\nX: y", "ema_sécret"):
+        done = eventmill("status", "--url", "http://127.0.0.1:1", "--key", key, cwd=tmp_path)
+        assert done.returncode in (1, 2)
+        assert "cret" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_option_does_not_match_everything(tmp_path: Path) -> None:
+    done = eventmill("dead", "purge", "--event-name", "", "--reason", "poison", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "eventmill: --event-name must not be empty\n")
+
+
+def test_a_second_run_leaves_the_socket_of_the_first_alone(tmp_path: Path) -> None:
+    arguments = ("run", "--memory", "--listen", "127.0.0.1:0")
+    with running(*arguments, cwd=tmp_path) as first:
+        assert httpx.post(f"{first.url()}/events", json=EVENT).status_code == 202
+        with running(*arguments, cwd=tmp_path) as second:
+            second.wait_for("commands reach another `eventmill run`")
+            second.url()
+            second.stop()
+        status = json.loads(eventmill("status", "--json", "--seconds", "0.1", cwd=tmp_path).stdout)
+        assert status["since_start"]["events_accepted"] == 1
+
+
+def test_a_run_is_asked_if_the_settings_name_its_backends(tmp_path: Path) -> None:
+    same = {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path / "own.db")}
+    with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=same) as program:
+        assert httpx.post(f"{program.url()}/events", json=EVENT).status_code == 202
+        chdb = {"EVENTMILL_STORE_CLICKHOUSE_URL": f"chdb://{tmp_path}/eventmill-data/chdb"}
+        settings = same | {"EVENTMILL_STORE": "clickhouse"} | chdb
+        status = eventmill("status", "--json", "--seconds", "0.1", cwd=tmp_path, settings=settings)
+        assert json.loads(status.stdout)["since_start"]["events_accepted"] == 1
 
 
 def test_commands_find_the_run_of_their_folder(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
 from eventmill.ingest.telemetry import MAX_PROJECTS, IngestTelemetry
+from eventmill.runtime.operations import WITHOUT_BACKLOG
+from eventmill.runtime.telemetry import SafeRegistry, Total
 from support import services
 from support.exposition import Series, parse, scrape, value
 from support.mill import eventmill, running, running_mill, wait_until
@@ -198,3 +201,42 @@ def test_promtool_accepts_what_is_exposed(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
     assert re.search(r"^# EOF$", modern.text, re.MULTILINE)
+
+
+def test_a_new_worker_that_sorts_first_does_not_leave_old_figures_behind() -> None:
+    """Only the first worker by name looks up the backlog, and the names of workers are process ids."""
+
+    def metrics(**gauges: float) -> list[Metric]:
+        return [GaugeMetricFamily(name, "A gauge.", number) for name, number in gauges.items()]
+
+    total = Total()
+    total.update({"11.sock": metrics(ready=5000, up=1), "12.sock": metrics(open=3)}, ["11.sock", "12.sock"])
+    shown = total.update({"100.sock": metrics(ready=0, up=0), "11.sock": metrics(open=4)}, ["100.sock", "11.sock"])
+    assert {metric.name: metric.samples[0].value for metric in shown} == {"ready": 0, "up": 0, "open": 4}
+
+
+def test_a_worker_that_looks_up_no_backlog_shows_none(tmp_path: Path) -> None:
+    with running("run", "--memory", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=ANY_PORT) as program:
+        pages = program.wait_for(METRICS_AT)[1]
+        wait_until(lambda: "eventmill_up" in httpx.get(f"{pages}/metrics").text)
+        without = httpx.get(f"{pages}/metrics?{WITHOUT_BACKLOG}").text
+    assert "eventmill_consumer_paused" in without
+    assert "eventmill_up" not in without
+    assert "eventmill_queue_" not in without
+
+
+def test_a_collector_that_fails_hides_only_its_own_metrics() -> None:
+    class Broken:
+        def collect(self) -> list[Metric]:
+            raise OSError("the folder is gone")
+
+    registry = SafeRegistry()
+    registry.register(Broken())
+    Counter("eventmill_other", "It works.", registry=registry).inc()
+    assert value(parse(generate_latest(registry).decode()), "eventmill_other_total") == 1
+
+
+def test_workers_that_reject_their_settings_end_the_server_with_2(tmp_path: Path) -> None:
+    settings = {"EVENTMILL_QUEUE": "sqlite", "EVENTMILL_QUEUE_SQLITE_PATH": str(tmp_path), "EVENTMILL_STORE": "none"}
+    done = eventmill("serve", "--workers", "2", "--listen", "127.0.0.1:0", cwd=tmp_path, settings=settings)
+    assert done.returncode == 2

@@ -23,7 +23,7 @@ from eventmill.interfaces import Queue
 log = logging.getLogger(__name__)
 
 MAX_LETTERS = 1000
-INDEX_SECONDS = 10.0
+INDEX_SECONDS = 5.0
 MAX_FULL = 100  # letters with all their events, up to 1,000 each
 _LINES = "application/x-ndjson"
 
@@ -132,7 +132,7 @@ class DeadLetterDesk:
         self._indexed_at = -INDEX_SECONDS
 
     async def index(self) -> Index:
-        """Return the events in the dead letters; what it says is up to 10 s old."""
+        """Return the events in the dead letters; what it says is up to 5 s old."""
         async with self._reading:
             if time.monotonic() - self._indexed_at > INDEX_SECONDS:
                 found = await letters.sample(self._queue, MAX_LETTERS)

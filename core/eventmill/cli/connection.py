@@ -83,9 +83,7 @@ class Connection:
             for line in lines or [None]:
                 TypeAdapter(kind).validate_python(line)
         except (ValueError, RecursionError):  # also ValidationError
-            raise RequestFailed(
-                f"the response of {self.name} is not that of eventmill, or of another version"
-            ) from None
+            raise RequestFailed(f"the response of {self.name} is not eventmill's, or of another version") from None
         return lines
 
     async def _request(self, method: str, path: str, **options: Any) -> bytes:
