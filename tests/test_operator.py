@@ -308,7 +308,9 @@ def test_mistakes_of_the_caller_are_explained(api: tuple[str, dict[str, str]], t
         assert words in done.stderr
 
 
-@pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b"5", b"null", b'{"status": NaN}', b"<html>", b"[" * 5000])
+@pytest.mark.parametrize(
+    "answer", [b"{}", b"[]", b"", b"5", b"null", b'{"status": NaN}', b"<html>", b"[" * 5000, b"{}\n{}"]
+)
 def test_an_answer_that_is_not_eventmills_is_reported(tmp_path: Path, answer: bytes) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

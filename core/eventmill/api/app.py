@@ -97,7 +97,7 @@ def create_app(
         lookup.create_router(Search(services, refusals, desk, siblings)),
         metrics.create_router(services),
         health.create_router(readiness),
-        operator.create_router(services, readiness, about or About()),
+        operator.create_router(services, readiness, desk, about or About()),
         dead_letters.create_router(desk),
         openapi.create_router(app),
     )

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from eventmill.consumer import letters
+from eventmill.api.dead_letters import DeadLetterDesk
+from eventmill.consumer.letters import DeadLetterFilter
 from eventmill.consumer.pause import read_order
 from eventmill.interfaces import Queue, Store
 from eventmill.times import describe
@@ -26,13 +27,13 @@ class Finding(BaseModel):
     fix: str = ""
 
 
-async def check_backends(queue: Queue, store: Store | None) -> list[Finding]:
+async def check_backends(queue: Queue, store: Store | None, desk: DeadLetterDesk) -> list[Finding]:
     """Return what the queue and the store say about themselves, and what waits in them for an operator."""
     found = await asyncio.gather(
         _check("queue", queue.check),
         _check("dead-letter queue", queue.dead.check),
         _check("store", store.check) if store is not None else _nothing(),
-        _check_letters(queue),
+        _check_letters(queue, desk),
         _check_backlog(queue),
         _check_pause(store) if store is not None else _nothing(),
     )
@@ -77,23 +78,23 @@ def _with_fix(part: str, state: Literal["warning", "failed"], text: str) -> Find
     return Finding(part=part, state=state, message=text)
 
 
-async def _check_letters(queue: Queue) -> list[Finding]:
+async def _check_letters(queue: Queue, desk: DeadLetterDesk) -> list[Finding]:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             depth = await queue.dead.depth()
             if not depth.ready:
                 return []
-            details = await _describe_letters(queue) if depth.ready <= MAX_LETTERS else ""
+            details = await _describe_letters(desk) if depth.ready <= MAX_LETTERS else ""
     except Exception:
         return []  # the check of the queue says why
     message = f"{depth.ready} dead letters wait for a decision{details}"
     return [Finding(part="dead letters", state="warning", message=message, fix="eventmill dead list")]
 
 
-async def _describe_letters(queue: Queue) -> str:
-    found = await letters.find(queue, letters.DeadLetterFilter(), 1)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in found.reasons.most_common())
-    return f": {reasons}, the newest of {describe(found.newest_ms)}" if reasons else ""
+async def _describe_letters(desk: DeadLetterDesk) -> str:
+    found = await desk.find(DeadLetterFilter(), 1)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
+    return f": {reasons}, the newest of {describe(round(found.newest_at * 1000))}" if reasons else ""
 
 
 async def _check_backlog(queue: Queue) -> list[Finding]:

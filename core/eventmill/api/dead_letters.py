@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
-from eventmill.api.operator import Operator, name_of
+from eventmill.api.operators import Operator, name_of
 from eventmill.consumer import letters
 from eventmill.consumer.letters import DeadLetterFilter, parse_filter
 from eventmill.errors import InvalidQuery
@@ -140,7 +140,8 @@ class DeadLetterDesk:
                 self._indexed_at = time.monotonic()
             return self._index
 
-    async def find(self, wanted: DeadLetterFilter, limit: int, *, is_full: bool) -> LettersResponse:
+    async def find(self, wanted: DeadLetterFilter, limit: int, *, is_full: bool = False) -> LettersResponse:
+        """Read all dead letters, and return the oldest that match."""
         async with self._reading:
             found = await letters.find(self._queue, wanted, min(limit, MAX_FULL) if is_full else limit)
         return LettersResponse(

@@ -6,20 +6,21 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 import eventmill
 from eventmill.api.checks import Finding, check_backends, check_process, check_settings
+from eventmill.api.dead_letters import DeadLetterDesk
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
 from eventmill.api.health import BackendState, Health
+from eventmill.api.operators import Operator, name_of
 from eventmill.api.status import Watch
 from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, give_order, read_order
-from eventmill.errors import Forbidden, InvalidRequest, StoreUnavailable
-from eventmill.hookspecs import Principal, Services, principal_of
+from eventmill.errors import InvalidRequest, StoreUnavailable
+from eventmill.hookspecs import Principal, Services
 from eventmill.interfaces import Store
 
 log = logging.getLogger(__name__)
@@ -115,18 +116,7 @@ async def _try_order(store: Store | None) -> Order | None:
         return None
 
 
-def operator_of(request: Request) -> Principal:
-    """Return who sent the request. Raise Forbidden for a key of one project: the queue belongs to all."""
-    principal = principal_of(request.scope)
-    if not principal.is_for_all:
-        raise Forbidden("the queue and the consumers belong to all projects: use an admin key with the project *")
-    return principal
-
-
-Operator = Annotated[Principal, Depends(operator_of)]
-
-
-def create_router(services: Services, health: Health, about: About) -> APIRouter:
+def create_router(services: Services, health: Health, desk: DeadLetterDesk, about: About) -> APIRouter:
     """Return the operator's routes."""
     router = APIRouter(tags=["operator"])
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
@@ -154,7 +144,7 @@ def create_router(services: Services, health: Health, about: About) -> APIRouter
     )
     async def check(operator: Operator) -> list[Finding]:
         own = [*check_settings(about.warnings), *check_process()]
-        return own + await check_backends(services.queue, services.store)
+        return own + await check_backends(services.queue, services.store, desk)
 
     @router.post(
         "/pause",
@@ -174,11 +164,6 @@ def create_router(services: Services, health: Health, about: About) -> APIRouter
         return await _order(services.store, operator, is_pause=False)
 
     return router
-
-
-def name_of(operator: Principal) -> str:
-    """Return the operator for the log and for other operators: name and id of the key."""
-    return f"{operator.name} ({operator.key})" if operator.name else operator.key
 
 
 async def _order(store: Store | None, operator: Principal, *, is_pause: bool, reason: str = "") -> PauseResponse:

@@ -6,7 +6,7 @@ In each case they speak HTTP to the same routes. Without a running API, the appl
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -69,32 +69,45 @@ class Connection:
         Raise ConfigurationError if the request is at fault, else RequestFailed.
         """
         given = {name: value for name, value in parameters.items() if value not in (None, (), [])}
-        [answer] = self._decode(await self._request("GET", path, params=given), kind)
-        return answer
+        async with self._limit():
+            content = await self._request("GET", path, params=given)
+        return self._decode([content], kind)[0]
 
     async def post(self, path: str, kind: Any, body: Mapping[str, Any] | None = None) -> list[Any]:
-        """Return the lines of the JSON response, at least one; each must be of this type. Raise as `get`."""
-        return self._decode(await self._request("POST", path, json=body), kind)
+        """Return the lines of the JSON response, at least one; each must be of this type. Raise as `get`.
 
-    def _decode(self, content: bytes, kind: Any) -> list[Any]:
-        """Return the lines of a response as plain values. Raise RequestFailed if one is not of this type."""
+        It may take long, as long as lines arrive.
+        """
+        content = await self._request("POST", path, json=body)
+        return self._decode(content.splitlines() or [b""], kind)
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
         try:
-            lines = [json.loads(line) for line in content.splitlines() if line.strip()]
-            for line in lines or [None]:
-                TypeAdapter(kind).validate_python(line)
+            async with asyncio.timeout(REQUEST_SECONDS):
+                yield
+        except TimeoutError:
+            raise RequestFailed(f"{self.name} does not answer within {REQUEST_SECONDS:.0f} s") from None
+
+    def _decode(self, lines: Sequence[bytes], kind: Any) -> list[Any]:
+        """Return JSON as plain values. Raise RequestFailed if one is not of this type."""
+        try:
+            values = [json.loads(line) for line in lines]
+            for value in values:
+                TypeAdapter(kind).validate_python(value)
         except (ValueError, RecursionError):  # also ValidationError
             raise RequestFailed(f"the response of {self.name} is not eventmill's, or of another version") from None
-        return lines
+        return values
 
     async def _request(self, method: str, path: str, **options: Any) -> bytes:
         content = bytearray()
         try:
-            async with asyncio.timeout(REQUEST_SECONDS), self._client.stream(method, path, **options) as response:
+            async with self._client.stream(method, path, **options) as response:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_RESPONSE_BYTES:
                         raise RequestFailed(f"the response of {self.name} is too large: this is not eventmill")
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise RequestFailed(f"{self.name} does not answer: {error or type(error).__name__}") from None
         if response.is_success:
             return bytes(content)
