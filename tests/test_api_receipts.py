@@ -80,6 +80,8 @@ async def test_a_store_that_is_unavailable_ends_in_202(monkeypatch: pytest.Monke
     monkeypatch.setattr(receipts.Receipts.wait, "__defaults__", (0.5,))
     async with running_mill(wrap_store=Watched) as mill:
         assert isinstance(mill.store, Watched)
+        first = await mill.client.post("/events?wait=stored", json=EVENT | {"user_id": "first"})
+        assert first.status_code == 200  # the consumer has started
         mill.store.is_away = True
         reply = await mill.client.post("/events?wait=stored", json=EVENT)
         assert (reply.status_code, reply.json()["status"]) == (202, "accepted")
