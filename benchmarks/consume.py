@@ -20,7 +20,7 @@ import eventmill_queue_redis
 import eventmill_queue_sqlite
 import eventmill_store_clickhouse
 from eventmill import Event, Queue, QueueBackend
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import MAX_FRAME_BYTES, pack
 from eventmill.ingest.validation import parse_event

@@ -21,7 +21,7 @@ import eventmill_queue_sqs
 import eventmill_store_clickhouse
 from consume import BATCH_SECONDS, EVENTS, emptied, make_events
 from eventmill import Delivery, Queue, Store
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import pack
 from eventmill.runtime.consuming import NETWORK_RECEIVE_SECONDS, PAUSE_PER_BATCH, PAUSE_PER_LINGER

@@ -27,11 +27,11 @@ from eventmill import (
     Unknown,
     frames,
 )
-from eventmill.consumer import DRAIN_SECONDS, Consumer, Verdict
 from eventmill.consumer import backoff as consumer_backoff
 from eventmill.consumer import dead_letters as consumer_dead_letters
 from eventmill.consumer import quarantine as consumer_quarantine
-from eventmill.consumer.trials import TRIALS
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.trials import TRIALS, Verdict
 from eventmill.event import MAX_TIME_MS, MIN_TIME_MS, encode_line
 from eventmill.frames import DeadRecord, decode_dead, decode_frame, encode_dead, encode_frame
 from eventmill.queries.reference import pages

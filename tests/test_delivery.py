@@ -16,7 +16,7 @@ from pydantic import SecretStr
 import eventmill_queue_sqlite
 import eventmill_store_clickhouse
 from eventmill import Queue, Store
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import decode_dead, encode_frame
 from eventmill.shutdown import Shutdown

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from eventmill import Store
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.consumer.pause import WATCH_SECONDS, read_order
 from eventmill.event import encode_line
 from eventmill.frames import DeadRecord, encode_dead, encode_frame

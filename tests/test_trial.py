@@ -14,7 +14,7 @@ import eventmill_fatal
 import eventmill_store_clickhouse
 import eventmill_store_memory
 from eventmill import PluginSettings, Store, StoreBackend
-from eventmill.consumer import Verdict
+from eventmill.consumer.trials import Verdict
 from eventmill.event import encode_line
 from eventmill.frames import encode_frame
 from eventmill.runtime.backends import Chosen

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import eventmill_queue_sqs
 import eventmill_store_memory
 from eventmill import Delivery, PartialFailure, Queue, QueueMisconfigured, QueueUnavailable, Refused, Unknown
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.event import encode_line
 from eventmill.frames import decode_dead, encode_frame
 from eventmill.shutdown import Shutdown

@@ -23,7 +23,7 @@ from eventmill import HttpApp, Queue, Services, Store
 from eventmill.api.access import Access
 from eventmill.api.app import create_app
 from eventmill.api.gate import Gate
-from eventmill.consumer import DRAIN_SECONDS, Consumer
+from eventmill.consumer.consumer import DRAIN_SECONDS, Consumer
 from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.ingest.budget import Budget
 from eventmill.ingest.publisher import Publisher

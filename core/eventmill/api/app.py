@@ -17,6 +17,7 @@ from eventmill.api.refused import RefusedEvents
 from eventmill.api.search import Search
 from eventmill.api.siblings import Siblings, Workers
 from eventmill.api.telemetry import RequestTelemetry
+from eventmill.consumer.pause import Pause
 from eventmill.errors import ClientDisconnected, EventmillError, PluginError
 from eventmill.hookspecs import HttpApp, RouteScope, Services
 from eventmill.ingest.body import Reader
@@ -68,12 +69,14 @@ def create_app(
     retention_days: int | None = None,
     workers: Workers | None = None,
     about: About | None = None,
+    pause: Pause | None = None,
 ) -> Gate:
     """Return the API over open services, behind its gate. The caller closes the services.
 
     Args:
         workers: reaches the other workers of this server, if there are any.
         about: what the settings say, for GET /status and GET /check.
+        pause: that of the consumer in this process, which then follows an order at once.
     """
     app = App(
         title="eventmill",
@@ -97,7 +100,7 @@ def create_app(
         lookup.create_router(Search(services, refusals, desk, siblings)),
         metrics.create_router(services),
         health.create_router(readiness),
-        operator.create_router(services, readiness, desk, about or About()),
+        operator.create_router(services, readiness, desk, about or About(), pause),
         dead_letters.create_router(desk),
         openapi.create_router(app),
     )

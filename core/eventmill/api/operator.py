@@ -18,7 +18,7 @@ from eventmill.api.gate import needs
 from eventmill.api.health import BackendState, Health
 from eventmill.api.operators import Operator, name_of
 from eventmill.api.status import Watch
-from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, give_order, read_order
+from eventmill.consumer.pause import LOOK_UP_SECONDS, Order, Pause, give_order, read_order
 from eventmill.errors import InvalidRequest, StoreUnavailable
 from eventmill.hookspecs import Principal, Services
 from eventmill.interfaces import Store
@@ -116,8 +116,10 @@ async def _try_order(store: Store | None) -> Order | None:
         return None
 
 
-def create_router(services: Services, health: Health, desk: DeadLetterDesk, about: About) -> APIRouter:
-    """Return the operator's routes."""
+def create_router(
+    services: Services, health: Health, desk: DeadLetterDesk, about: About, own: Pause | None
+) -> APIRouter:
+    """Return the operator's routes; `own` pauses the consumer of this process, if it has one."""
     router = APIRouter(tags=["operator"])
     watch, started = Watch(services.queue, services.store, services.project), time.monotonic()
 
@@ -154,24 +156,28 @@ def create_router(services: Services, health: Health, desk: DeadLetterDesk, abou
     )
     async def pause(operator: Operator, body: PauseBody | None = None) -> PauseResponse:
         """Pause the consumers within 11 s. Events are accepted and wait in the queue."""
-        return await _order(services.store, operator, is_pause=True, reason=body.reason if body else "")
+        return await _order(services.store, own, operator, is_pause=True, reason=body.reason if body else "")
 
     @router.post(
         "/resume", summary="Let the consumers receive again", responses=document(400, 503), openapi_extra=needs("admin")
     )
     async def resume(operator: Operator) -> PauseResponse:
         """Resume the consumers within 11 s."""
-        return await _order(services.store, operator, is_pause=False)
+        return await _order(services.store, own, operator, is_pause=False)
 
     return router
 
 
-async def _order(store: Store | None, operator: Principal, *, is_pause: bool, reason: str = "") -> PauseResponse:
+async def _order(
+    store: Store | None, own: Pause | None, operator: Principal, *, is_pause: bool, reason: str = ""
+) -> PauseResponse:
     if store is None:
         raise InvalidRequest("this process has no store, which holds the order: ask one that has")
     try:
         async with asyncio.timeout(LOOK_UP_SECONDS):
             order = await give_order(store, is_pause=is_pause, by=name_of(operator), reason=reason)
+            if own is not None:
+                await own.look_up()
     except TimeoutError:
         raise StoreUnavailable(f"no answer within {LOOK_UP_SECONDS:g} s") from None
     log.info("ordered to %s", "pause" if is_pause else "resume", extra={"operator": order.by, "reason": reason})

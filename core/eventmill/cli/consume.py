@@ -5,7 +5,7 @@ import logging
 
 from eventmill.api.health import Health
 from eventmill.api.status import Watch
-from eventmill.consumer import DRAIN_SECONDS
+from eventmill.consumer.consumer import DRAIN_SECONDS
 from eventmill.runtime.backends import Choice, choose
 from eventmill.runtime.consuming import create_consumer
 from eventmill.runtime.logs import start_log

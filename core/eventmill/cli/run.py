@@ -9,7 +9,8 @@ from rich import markup
 from rich.console import Console
 
 from eventmill.api.access import Access
-from eventmill.consumer import DRAIN_SECONDS
+from eventmill.consumer.consumer import DRAIN_SECONDS
+from eventmill.consumer.pause import Pause
 from eventmill.errors import Unavailable
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.backends import DATA_FOLDER, Choice, Chosen, choose, embedded
@@ -57,11 +58,13 @@ async def _run(settings: Settings, choice: Choice, listener: socket.socket, acce
     async with choice.queue.open() as queue, choice.require_store().open() as store:
         await _migrate(queue, store, settings.retention_days)
         registry = create_registry(queue, store)
-        consumer = create_consumer(settings, choice, queue, store, stopping, registry)
+        is_shared = choice.require_store().settings.reach != "process"
+        pause = Pause(store, stopping, is_shared=is_shared)
+        consumer = create_consumer(settings, choice, queue, store, stopping, registry, pause)
         consuming = asyncio.create_task(consumer.run(), name="eventmill-consumer")
         consuming.add_done_callback(lambda _: shutdown.ask())  # it ends early only if it fails
         _greet(url_of(listener, settings), reach_of(listener), choice, needs_key=bool(access.keys))
-        opened = Opened(queue, store, registry)
+        opened = Opened(queue, store, registry, pause)
         with private_socket(folder) as private:
             listeners = Listeners(listener, bind_operations(settings, OFF), private)
             await serve_api(settings, choice, opened, listeners, access, shutdown, delay_seconds)

@@ -32,6 +32,7 @@ class Consumer:
     Args:
         shutdown: ends `run`; held messages are stored and acked within its deadline, or released.
         trial: processes quarantined messages in a subprocess; without it they are only inserted separately.
+        pause: follows the orders of operators; the default looks them up in the store.
         batch_events, batch_bytes, batch_seconds: a batch is inserted when it reaches one of these sizes or this age.
         receive_seconds: the longest wait of one receive.
         receive_messages: the most messages that one receive asks for.
@@ -46,6 +47,7 @@ class Consumer:
         shutdown: Shutdown,
         *,
         trial: Trial | None = None,
+        pause: Pause | None = None,
         telemetry: ConsumerTelemetry | None = None,
         batch_events: int = 20_000,
         batch_bytes: int = 8 * 1024 * 1024,
@@ -66,7 +68,7 @@ class Consumer:
         self._receive_seconds = receive_seconds
         self._receive_messages = receive_messages
         self._pause_seconds = pause_seconds
-        self._pause = Pause(store, shutdown)
+        self._pause = pause or Pause(store, shutdown)
         self._telemetry = telemetry or ConsumerTelemetry()
         self._backoff = Backoff(shutdown, self._telemetry)
         self._breaker = Breaker()

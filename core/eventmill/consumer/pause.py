@@ -38,16 +38,21 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Pause:
-    """Whether a consumer is paused: it stores what it holds, and receives nothing."""
+    """Whether a consumer is paused: it stores what it holds, and receives nothing.
 
-    def __init__(self, store: Store, shutdown: Shutdown) -> None:
+    Args:
+        is_shared: whether other processes may give orders; otherwise `look_up` is called for each.
+    """
+
+    def __init__(self, store: Store, shutdown: Shutdown, *, is_shared: bool = True) -> None:
         self.is_on = False
+        self._is_shared = is_shared
         self._store = store
         self._shutdown = shutdown
 
     async def watch(self) -> None:
         """Follow the order in the store until the shutdown. While the store is unavailable nothing changes."""
-        while True:
+        while self._is_shared:
             await self._shutdown.sleep(WATCH_SECONDS)
             if self._shutdown.is_asked:
                 return

@@ -4,7 +4,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from eventmill.consumer import Consumer
+from eventmill.consumer.consumer import Consumer
+from eventmill.consumer.pause import Pause
 from eventmill.consumer.telemetry import ConsumerTelemetry
 from eventmill.interfaces import Queue, Store
 from eventmill.runtime.backends import Choice
@@ -20,7 +21,13 @@ PAUSE_PER_BATCH = 0.4  # the longest pause, as a share of the time that a batch 
 
 
 def create_consumer(
-    settings: Settings, choice: Choice, queue: Queue, store: Store, shutdown: Shutdown, registry: CollectorRegistry
+    settings: Settings,
+    choice: Choice,
+    queue: Queue,
+    store: Store,
+    shutdown: Shutdown,
+    registry: CollectorRegistry,
+    pause: Pause | None = None,
 ) -> Consumer:
     """Return a consumer with the batches that the settings name and with few receives where they cost money."""
     is_remote = choice.queue.settings.reach == "network"
@@ -33,6 +40,7 @@ def create_consumer(
         batch_events=settings.batch_events,
         batch_bytes=settings.batch_bytes,
         batch_seconds=settings.batch_seconds,
+        pause=pause,
         telemetry=ConsumerTelemetry(registry),
         trial=partial(try_messages, choice.require_store()),
     )

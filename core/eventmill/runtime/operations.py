@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -64,6 +63,7 @@ def create_operations(registry: CollectorRegistry, backlog: Backlog, health: Hea
 
 def create_summary(workers: WorkerSockets) -> Starlette:
     """Return the operations pages of all workers together."""
+    from prometheus_client.parser import text_string_to_metric_families  # only here, for a fast start
 
     total, scraping = Total(), asyncio.Lock()
 

@@ -22,6 +22,7 @@ from eventmill.api.health import Health
 from eventmill.api.operator import About
 from eventmill.api.status import Watch
 from eventmill.api.telemetry import RequestTelemetry
+from eventmill.consumer.pause import Pause
 from eventmill.hookspecs import Services
 from eventmill.ingest.budget import Budget
 from eventmill.ingest.publisher import Publisher
@@ -49,11 +50,12 @@ _SWITCH_SECONDS = 0.0005  # Python's default is ten times as long, and a busy ev
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The open backends of a process, and its metrics."""
+    """The open backends of a process, its metrics, and what pauses its consumer, if it has one."""
 
     queue: Queue
     store: Store | None
     registry: CollectorRegistry
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ async def serve_api(
         services = Services(settings.project, queue, opened.store, publisher, limiter, registry)
         budget, days = Budget(settings.memory_bytes), settings.retention_days
         about = About(choice.places, choice.warnings)
-        app = create_app(services, shutdown, budget, access, choice.http_apps, days, listeners.workers, about)
+        app = create_app(
+            services, shutdown, budget, access, choice.http_apps, days, listeners.workers, about, opened.pause
+        )
         limit = _connection_limit(settings)
         connections = Connections(limit, access.proxies)
         opening = Connections(limit, access.proxies)

@@ -24,7 +24,7 @@ from typing import BinaryIO
 import msgspec
 
 from eventmill import frames
-from eventmill.consumer import Verdict
+from eventmill.consumer.trials import Verdict
 from eventmill.errors import RejectedEvents
 from eventmill.event import Event, EventBatch
 from eventmill.interfaces import Store

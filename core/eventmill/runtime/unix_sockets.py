@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
+if TYPE_CHECKING:
+    import httpx  # imported on demand, since it takes 30 ms of the start of a server
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class WorkerSockets:
 
     async def ask(
         self, path: str, *, query: str = "", first_query: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> dict[str, httpx.Response]:
+    ) -> "dict[str, httpx.Response]":
         """Return the responses of all workers that answer within 3 s; the first one may be asked another query."""
         others = [self._address(name) for name in self.names()]
         queries = [query] * len(others)
@@ -60,12 +61,16 @@ class WorkerSockets:
         return (self._folder or Path()) / name
 
 
-def transport_to(address: Path) -> httpx.AsyncHTTPTransport:
+def transport_to(address: Path) -> "httpx.AsyncHTTPTransport":
     """Return a transport to a Unix socket; preparing it for TLS would take 16 ms."""
+    import httpx
+
     return httpx.AsyncHTTPTransport(uds=str(address), verify=False)
 
 
-async def _get(address: Path, path: str, query: str, headers: Mapping[str, str] | None) -> httpx.Response | None:
+async def _get(address: Path, path: str, query: str, headers: Mapping[str, str] | None) -> "httpx.Response | None":
+    import httpx
+
     try:
         async with httpx.AsyncClient(
             transport=transport_to(address), base_url="http://worker", timeout=ASK_SECONDS

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eventmill import Queue, Store, frames
-from eventmill.consumer import Consumer, Verdict
+from eventmill.consumer.consumer import Consumer
 from eventmill.consumer.pace import MAX_RECEIVERS
+from eventmill.consumer.trials import Verdict
 from eventmill.ingest.publisher import Publisher
 from eventmill.shutdown import Shutdown
 from eventmill.testing.simulation import clock
