@@ -196,7 +196,9 @@ async def test_a_refused_event_is_found_however_it_was_written(sent: bytes, want
         assert await state_of(mill, user_id="nested") == "unknown"
 
 
-async def test_an_event_that_was_purged_does_not_wait() -> None:
+async def test_an_event_that_was_purged_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventmill.api.search.SETTLED_SECONDS", 0.0)
+
     class Picky(StoreProxy):
         async def insert(self, batch: EventBatch) -> None:
             if wrong := [index for index, each in enumerate(batch.events) if each.event_id == "cursed"]:

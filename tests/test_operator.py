@@ -191,8 +191,8 @@ def test_what_an_operator_does_is_logged_with_the_key(tmp_path: Path) -> None:
     records = [json.loads(line) for line in program.output.splitlines() if line.startswith("{")]
     done = [record for record in records if "operator" in record]
     assert [record["message"] for record in done] == [
-        "has purged 0 dead letters",
-        "has purged 0 dead letters",
+        "purge of dead letters: 0 (done)",
+        "purge of dead letters: 0 (done)",
         "ordered to pause",
     ]
     assert all(record["operator"].startswith("oncall (") for record in done)
@@ -370,6 +370,12 @@ def test_a_run_is_asked_if_the_settings_name_its_backends(tmp_path: Path) -> Non
         settings = same | {"EVENTMILL_STORE": "clickhouse"} | chdb
         status = eventmill("status", "--json", "--seconds", "0.1", cwd=tmp_path, settings=settings)
         assert json.loads(status.stdout)["since_start"]["events_accepted"] == 1
+
+
+def test_a_url_and_a_folder_are_two_deployments(tmp_path: Path) -> None:
+    url = {"EVENTMILL_URL": "http://127.0.0.1:1"}
+    done = eventmill("dead", "purge", "--all", "--data", "test", cwd=tmp_path, settings=url)
+    assert (done.returncode, "choose one" in done.stderr) == (2, True)
 
 
 def test_commands_find_the_run_of_their_folder(tmp_path: Path) -> None:

@@ -147,7 +147,10 @@ class Services:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Return when all events are durable in the queue. Raise QueueUnavailable."""
+        """Return when all events are durable in the queue.
+
+        Raise QueueUnavailable if some are not confirmed; repeating all of them is harmless.
+        """
         lines: dict[str, list[bytes]] = {}
         for event in events:
             lines.setdefault(event.project, []).append(encode_line(event))

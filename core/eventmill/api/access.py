@@ -48,7 +48,10 @@ class Access:
     limits: Limits = field(default_factory=Limits)
 
     def identify(self, scope: Scope, headers: Headers) -> Principal | None:
-        """Return who sent the request, None without a key. Raise Unauthenticated, RateLimited or Forbidden."""
+        """Return who sent the request, None without a key.
+
+        Raise Unauthenticated, RateLimited, Forbidden, or InvalidRequest for a wrong X-Project.
+        """
         secret = _secret_of(headers)
         if secret and (not self.is_anonymous or self.keys):
             return self.principal_of(secret, scope)

@@ -1,6 +1,7 @@
 """The routes of dead letters: list them, show one, replay or purge them. They need an admin key."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -85,7 +86,7 @@ class ProgressResponse(BaseModel):
 
 
 class SelectionBody(BaseModel):
-    """Which dead letters: those that match everything that is given. Times are unix seconds or RFC 3339."""
+    """Which dead letters: those that match everything that is given. Times are texts: unix seconds or RFC 3339."""
 
     model_config = {"extra": "forbid", "strict": True}
 
@@ -158,21 +159,20 @@ class DeadLetterDesk:
         """Yield the progress as lines of JSON."""
         verb, fields = "replay" if replay else "purge", {"operator": name_of(operator)}
         fields |= body.model_dump(exclude_defaults=True)
-        settled = letters.Settled()
+        settled, outcome = letters.Settled(), "interrupted"
         self._indexed_at = -INDEX_SECONDS
+        settling = letters.settle(self._queue, wanted, replay=replay, dry_run=body.dry_run)
         try:
-            async with self._reading:
-                async for settled in letters.settle(self._queue, wanted, replay=replay, dry_run=body.dry_run):
+            async with self._reading, contextlib.aclosing(settling):
+                async for settled in settling:
                     yield _line(settled)
-        except Exception as error:
-            log.warning("cannot %s dead letters (%s): %s", verb, type(error).__name__, error, extra=fields)
-            yield _line(settled, error=f"{type(error).__name__}: try again")
-        else:
-            done = "replayed" if replay else "purged"
-            log.info(
-                "%s %s %d dead letters", "would have" if body.dry_run else "has", done, settled.matched, extra=fields
-            )
+            outcome = "done" if not settled.missed else "some were missed"
             yield _line(settled, done=not settled.missed)
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"
+            yield _line(settled, error=f"{type(error).__name__}: try again")
+        finally:  # also if the client has left
+            log.info("%s of dead letters: %d (%s)", verb, settled.matched, outcome, extra=fields)
 
 
 def create_router(desk: DeadLetterDesk) -> APIRouter:

@@ -62,10 +62,10 @@ class PostEvent:
     retention_days: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        waits = _waits(scope["query_string"])
         principal: Principal = scope["state"]["principal"]
         body = b""
         try:
+            waits = _waits(scope["query_string"])
             with self.reader.budget.hold() as hold:
                 body = await self.reader.read(scope, receive, hold)
                 if header(scope, b"content-encoding"):
@@ -157,5 +157,7 @@ def _oldest_ms(now_ms: int, retention_days: int | None) -> int:
 async def _respond(scope: Scope, send: Send, status: int, body: bytes) -> None:
     scope["state"]["status"] = status
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if (request_id := scope["state"].get("request_id")) is not None:  # it has an error
+        headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -176,9 +176,9 @@ async def _order(
     try:
         async with asyncio.timeout(LOOK_UP_SECONDS):
             order = await give_order(store, is_pause=is_pause, by=name_of(operator), reason=reason)
-            if own is not None:
-                await own.look_up()
     except TimeoutError:
         raise StoreUnavailable(f"no answer within {LOOK_UP_SECONDS:g} s") from None
+    if own is not None:
+        own.obey(order)
     log.info("ordered to %s", "pause" if is_pause else "resume", extra={"operator": order.by, "reason": reason})
     return PauseResponse(paused=order.is_pause, since=order.since_ms / 1000, by=order.by, reason=order.reason)

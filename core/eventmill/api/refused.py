@@ -1,5 +1,6 @@
 """Refused events: counted, the latest kept in memory, and shown by GET /events/refused."""
 
+import logging
 import re
 import time
 from collections import deque
@@ -19,9 +20,13 @@ from eventmill.hookspecs import principal_of
 from eventmill.ingest.bulk import Bulk, Items
 from eventmill.ingest.telemetry import IngestTelemetry
 
+log = logging.getLogger(__name__)
+
 KEPT = 1000  # of each project, in each process
 PAYLOAD_BYTES = 1024
-MAX_BYTES = 16 * 1024 * 1024  # of payloads
+MAX_BYTES = 16 * 1024 * 1024
+_ENTRY_BYTES = 1500  # of an entry with an empty payload, its ids included
+_MAX_ID = 256  # characters of an id or a user that is kept
 DEFAULT_LIMIT = 100
 _KEY = re.compile(rb"em[wra]_[\w-]+")  # clients may put a key into a body
 
@@ -38,11 +43,16 @@ class RefusedEvent:
     event_id: str | None
     user_id: str | None
 
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return _ENTRY_BYTES + len(self.payload) + len(self.message)
+
     def is_about(self, name: str, value: str) -> bool:
         """Return whether the event has this id or this user; if it is not valid JSON, whether it seems so."""
         known = self.event_id if name == "event_id" else self.user_id
         if known is not None:
-            return known == value
+            return known == value[:_MAX_ID]
         return b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) in self.payload.replace(b'": ', b'":')
 
 
@@ -81,12 +91,12 @@ class RefusedEvents:
         message = _KEY.sub("…".encode(), message.encode()).decode()
         field = None if field is None else _KEY.sub("…".encode(), field.encode()).decode()
         kept.append(RefusedEvent(now_ms, reason, field, message, start, event_id, user_id))
-        self._bytes += len(start)
+        self._bytes += kept[-1].size
         if len(kept) > KEPT:
-            self._bytes -= len(kept.popleft().payload)
+            self._bytes -= kept.popleft().size
         while self._bytes > MAX_BYTES:
             oldest = next(iter(self._kept))
-            self._bytes -= len(self._kept[oldest].popleft().payload)
+            self._bytes -= self._kept[oldest].popleft().size
             if not self._kept[oldest]:
                 del self._kept[oldest]
 
@@ -110,7 +120,7 @@ def _read_ids(payload: bytes) -> tuple[str | None, str | None]:
 
 
 def _to_text(value: Any) -> str | None:
-    return str(value) if isinstance(value, str | int | float) else None
+    return str(value)[:_MAX_ID] if isinstance(value, str | int | float) else None
 
 
 class RefusedResponse(BaseModel):
@@ -150,7 +160,9 @@ def create_router(refused: RefusedEvents, siblings: Siblings) -> APIRouter:
         """Return refused events, newest first. The API keeps the latest 1,000 of each project until it restarts."""
         project = principal_of(request.scope).project
         own = [to_response(event) for event in refused.latest(project)[:limit]]
-        others, _ = await siblings.ask(request.scope, "/events/refused", f"limit={limit}", project)
+        others, silent = await siblings.ask(request.scope, "/events/refused", f"limit={limit}", project)
+        if silent:
+            log.warning("%d other workers did not say which events they refused", silent)
         own += [RefusedResponse.model_validate(entry) for answer in others for entry in answer]
         return sorted(own, key=lambda event: -event.refused_at)[:limit]
 

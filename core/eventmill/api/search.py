@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 MAX_FOUND = 100  # of each state
 LETTERS_SECONDS = 5.0
 DEPTH_SECONDS = 2.0
+SETTLED_SECONDS = 60.0  # counts of queues may lag, and the index of dead letters
 
 
 class WaitingResponse(BaseModel):
@@ -80,9 +82,10 @@ class Search:
         settled = {event.event_id for event in stored} | {entry.event_id for entry in buried}
         waiting = [entry for entry in waiting if entry.event_id not in settled]
         notes = missing.copy()
-        if waiting and messages == 0 and not missing:
-            notes += [_explain_gone(entry) for entry in waiting]
-            waiting = []
+        if messages == 0 and not missing:
+            gone = [entry for entry in waiting if entry.accepted_at < time.time() - SETTLED_SECONDS]
+            notes += [_explain_gone(entry) for entry in gone]
+            waiting = [entry for entry in waiting if entry not in gone]
         return LookupResponse(
             state=_state_of(stored, buried, waiting, refused),
             is_complete=not missing,

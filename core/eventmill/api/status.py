@@ -72,7 +72,7 @@ class Watch:
     def _rate(self, backlog: int) -> float | None:
         now = time.monotonic()
         self._backlogs.append((now, backlog))
-        while len(self._backlogs) > MIN_LOOKS and now - self._backlogs[1][0] > WINDOW_SECONDS:  # however rare looks are
+        while len(self._backlogs) > MIN_LOOKS and now - self._backlogs[0][0] > WINDOW_SECONDS:
             self._backlogs.popleft()
         first_at, first = self._backlogs[0]
         return (first - backlog) / (now - first_at) if now > first_at else None

@@ -146,6 +146,8 @@ async def _reach(
 ) -> tuple[httpx.AsyncBaseTransport | None, str, str]:
     """Return the transport to the deployment, its base URL, and its name for people."""
     if target.url is not None:
+        if target.data is not None:
+            raise ConfigurationError("--url (or EVENTMILL_URL) and --data name two deployments: choose one")
         check_url(target.url)
         return None, target.url, hide_password(target.url)
     folder = target.data or Path(DATA_FOLDER)
@@ -165,10 +167,9 @@ async def _find_run(folder: Path, settings: Settings, target: Target) -> httpx.A
     if not is_answering(address):
         return None
     if is_set(Settings, "queue") or is_set(Settings, "store"):  # then those backends are meant
-        async with httpx.AsyncClient(transport=transport_to(address), base_url=_RUN) as client:
-            response = await client.get("/status")
-            running = response.json().get("backends") if response.is_success else None
-        if running != choose_existing(settings, target.data).places:
+        async with httpx.AsyncClient(transport=transport_to(address), base_url=_RUN, timeout=REQUEST_SECONDS) as client:
+            status = await Connection(client, f"`eventmill run` in {folder}").get("/status", dict[str, Any])
+        if status.get("backends") != choose_existing(settings, target.data).places:
             return None
     return transport_to(address)
 

@@ -53,6 +53,8 @@ def show_list(wanted: Selection, target: Target, *, as_json: bool, is_full: bool
         reasons = ", ".join(f"{count} {reason}" for reason, count in answer["reasons"].items())
         sys.stderr.write(f"these are the oldest {shown} of {answer['total']} dead letters ({reasons})\n")
     _note_missed(answer["missed"])
+    if is_full and (shown < answer["total"] or answer["missed"]):
+        raise RequestFailed("not all dead letters are printed: choose fewer, for example by --since and --until")
 
 
 def show_one(wanted: Selection, target: Target) -> None:

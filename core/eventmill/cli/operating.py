@@ -80,7 +80,8 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=50, help="Seconds over which to measure how fast the backlog drains.")
+        float,
+        typer.Option(min=0.1, max=50, help="Seconds, at least, over which to measure the drain rate."),
     ] = 2,
     url: Url = None,
     key: Key = None,
@@ -178,7 +179,7 @@ def list_dead(
     until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Print at most this many letters.")] = 100,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one letter per line.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Print each with its events, as JSON: a backup.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print each with its events, as JSON; at most 100.")] = False,
     url: Url = None,
     key: Key = None,
     data: Data = None,

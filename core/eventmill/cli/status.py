@@ -102,6 +102,8 @@ def _known(figure: int | None) -> str:
 
 
 def _describe_pause(status: Any) -> str:
+    if status["store"] is None:
+        return "unknown: there is no store, which knows whether they are paused"
     if status["paused"] is None:
         return "unknown: the store, which knows whether they are paused, does not answer"
     if not status["paused"]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -186,7 +186,9 @@ async def sample(queue: Queue, limit: int) -> Found:
     return found
 
 
-async def settle(queue: Queue, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool) -> AsyncIterator[Settled]:
+async def settle(
+    queue: Queue, wanted: DeadLetterFilter, *, replay: bool, dry_run: bool
+) -> AsyncGenerator[Settled, None]:
     """Remove the matching dead letters, after publishing their bodies again with `replay`.
 
     Yield the progress after each page, and once more at the end. A replay never counts an event twice, since the events

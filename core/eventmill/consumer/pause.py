@@ -41,7 +41,7 @@ class Pause:
     """Whether a consumer is paused: it stores what it holds, and receives nothing.
 
     Args:
-        is_shared: whether other processes may give orders; otherwise `look_up` is called for each.
+        is_shared: whether other processes may give orders; otherwise `obey` is called for each.
     """
 
     def __init__(self, store: Store, shutdown: Shutdown, *, is_shared: bool = True) -> None:
@@ -64,7 +64,10 @@ class Pause:
 
     async def look_up(self) -> None:
         """Obey the order in the store. Raise StoreUnavailable or StoreMisconfigured."""
-        order = await read_order(self._store)
+        self.obey(await read_order(self._store))
+
+    def obey(self, order: Order) -> None:
+        """Pause or resume."""
         if order.is_pause != self.is_on:
             log.info("paused by an operator: receiving nothing" if order.is_pause else "resumed by an operator")
         self.is_on = order.is_pause

@@ -44,4 +44,5 @@ def encode_refusal(refusal: Refusal) -> bytes:
     request_id = secrets.token_hex(8)
     log.debug("refused a request: %s", refusal.message, extra={"status": refusal.status, "request_id": request_id})
     body = json.dumps({"error": refusal.code, "message": refusal.message, "request_id": request_id}).encode()
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[refusal.status], _HEADERS, len(body), body)
+    headers = b"%bx-request-id: %b\r\ncontent-length: %d\r\n" % (_HEADERS, request_id.encode(), len(body))
+    return STATUS_LINE[refusal.status] + headers + b"\r\n" + body

@@ -40,6 +40,12 @@ class Repeats(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it if it repeats one of this window."""
+        try:
+            self._emit(record)
+        except Exception:  # a malformed message must not fail the code that logs it
+            self.handleError(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         if record.levelno <= logging.DEBUG or hasattr(record, "operator"):
             self._inner.handle(record)
             return

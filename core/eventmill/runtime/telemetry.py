@@ -36,6 +36,11 @@ class SafeRegistry(CollectorRegistry):
 class _Guarded(Collector):
     collector: Collector
 
+    def describe(self) -> Iterable[Metric]:
+        """Return the names, so that a second metric of the same name is refused."""
+        describe = getattr(self.collector, "describe", None)
+        return [] if describe is None else describe()
+
     def collect(self) -> Iterable[Metric]:
         try:
             return list(self.collector.collect())
@@ -97,6 +102,7 @@ class Backlog:
         registry = self._registry = CollectorRegistry()
         self._watch = watch
         self._health = health
+        self._looking = asyncio.Lock()
         self._looked_up_at = -float("inf")
         self._messages = Gauge(
             "eventmill_queue_messages",
@@ -122,13 +128,14 @@ class Backlog:
 
     async def collect(self) -> Iterable[Metric]:
         """Return the metrics, looked up again if the last look is too old. A figure that is unknown is NaN."""
-        if time.monotonic() - self._looked_up_at > BACKLOG_SECONDS:
-            self._looked_up_at = time.monotonic()
-            status, readiness = await asyncio.gather(self._watch.status(), self._health.readiness())
-            self._show(status)
-            self._up.labels("queue").set(readiness.queue.status == "ok")
-            if readiness.store is not None:
-                self._up.labels("store").set(readiness.store.status == "ok")
+        async with self._looking:
+            if time.monotonic() - self._looked_up_at > BACKLOG_SECONDS:
+                status, readiness = await asyncio.gather(self._watch.status(), self._health.readiness())
+                self._show(status)
+                self._up.labels("queue").set(readiness.queue.status == "ok")
+                if readiness.store is not None:
+                    self._up.labels("store").set(readiness.store.status == "ok")
+                self._looked_up_at = time.monotonic()
         return self._registry.collect()
 
     def _show(self, status: Status) -> None:

@@ -22,14 +22,14 @@ _MAX_PATH = 100  # characters; the system allows 104 or 108
 
 
 class WorkerSockets:
-    """The other workers, by the names of their sockets; none without a folder.
+    """The other workers, by the names of their sockets.
 
     Args:
         folder: where the workers have their sockets.
         own: the socket of this process, which is not asked.
     """
 
-    def __init__(self, folder: Path | None = None, own: Path | None = None) -> None:
+    def __init__(self, folder: Path, own: Path | None = None) -> None:
         self._folder = folder
         self._own = own
 
@@ -54,11 +54,10 @@ class WorkerSockets:
 
     def names(self) -> list[str]:
         """Return the names of all workers but this one."""
-        found = sorted(self._folder.glob("*.sock")) if self._folder else []
-        return [each.name for each in found if each != self._own]
+        return [each.name for each in sorted(self._folder.glob("*.sock")) if each != self._own]
 
     def _address(self, name: str) -> Path:
-        return (self._folder or Path()) / name
+        return self._folder / name
 
 
 def transport_to(address: Path) -> "httpx.AsyncHTTPTransport":
@@ -135,20 +134,21 @@ def bind_unix(address: Path) -> socket.socket | None:
     """Listen on a Unix socket that only this user can open. Return None, with a warning, if that is not possible."""
     short = _shorten(address)
     if len(short) > _MAX_PATH:
-        log.warning("commands on this machine cannot find this process: the path %s is too long", short)
+        log.warning("neither commands nor other workers can ask this process: the path %s is too long", short)
         return None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if address.is_socket():  # of a process that was killed
             os.unlink(short)
-        former = os.umask(0o177)
+        former = os.umask(0o077)  # of the whole process: other threads may create folders now
         try:
             listener.bind(short)
         finally:
             os.umask(former)
+        os.chmod(short, 0o600)
         listener.listen()
     except OSError as error:
         listener.close()
-        log.warning("commands on this machine cannot find this process: %s: %s", short, error.strerror or error)
+        log.warning("neither commands nor other workers can ask this process: %s: %s", short, error.strerror or error)
         return None
     return listener

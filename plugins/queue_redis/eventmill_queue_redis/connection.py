@@ -118,7 +118,7 @@ def _client(url: str, answer_seconds: float) -> Redis:
 def _set(setting: str) -> str:
     """Return how an operator changes a setting of the server for good."""
     call = 'redis-cli -u "$EVENTMILL_QUEUE_REDIS_URL" CONFIG'
-    return f"set {setting} in redis.conf, and: run `{call} SET {setting} && {call} REWRITE`"
+    return f"set {setting} in redis.conf: run `{call} SET {setting} && {call} REWRITE`"
 
 
 def warnings_of(info: dict[str, Any]) -> list[str]:

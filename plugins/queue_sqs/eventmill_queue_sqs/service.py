@@ -33,7 +33,7 @@ class Service:
             arn = _target(await self.attributes(self._settings.url, "RedrivePolicy"))
             if arn is None:
                 raise QueueMisconfigured(
-                    "SQS: no dead-letter queue: run `eventmill migrate`, or set EVENTMILL_QUEUE_SQS_DEAD_LETTER_URL"
+                    "SQS: no dead-letter queue. Set EVENTMILL_QUEUE_SQS_DEAD_LETTER_URL, or: run `eventmill migrate`"
                 )
             *_, account, name = arn.split(":")
             answer = await self._clients.send("get_queue_url", QueueName=name, QueueOwnerAWSAccountId=account)
