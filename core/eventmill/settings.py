@@ -153,7 +153,8 @@ class PluginSettings(BaseSettings):
     Use `SecretStr` for secrets, and give every field a `description`, which appears in the documentation.
     """
 
-    model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore")
+    # Built when they are used: a process uses one queue and one store of those that are installed.
+    model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", defer_build=True)
 
     @property
     @abstractmethod

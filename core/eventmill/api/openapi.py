@@ -11,7 +11,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 
-from eventmill.api.errors import document
+from eventmill.api.errors import ErrorResponse, document
 from eventmill.api.gate import SECURITY_SCHEMES, needs
 from eventmill.api.ingest import BulkResponse
 from eventmill.event import EVENT_FIELDS
@@ -77,7 +77,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         _, components = msgspec.json.schema_components(
             [SentEvent, BulkResponse], ref_template="#/components/schemas/{name}"
         )
-        schema["components"]["schemas"] |= components
+        schema["components"]["schemas"] |= components | {"ErrorResponse": ErrorResponse.model_json_schema()}
         schema["components"]["securitySchemes"] = SECURITY_SCHEMES
         for operation in (operation for methods in schema["paths"].values() for operation in methods.values()):
             operation["responses"].pop("422", None)  # FastAPI's own; invalid parameters get 400
