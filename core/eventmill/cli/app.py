@@ -11,7 +11,7 @@ from eventmill.cli.operating import Json, add_operator_commands
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.text import escape
 
-_START_OBJECTS = 100_000  # imports create many objects and hardly any garbage; Python would collect 100 times
+_START_OBJECTS = 1_000_000  # imports create many objects and hardly any garbage, and a server sets its own threshold
 
 app = typer.Typer(
     name="eventmill",
