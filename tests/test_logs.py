@@ -60,6 +60,8 @@ def test_debug_records_are_not_limited_and_closing_writes_the_counts() -> None:
     for _ in range(3):
         logger.debug("stored a batch")
         logger.info("again")
+        logger.info("refused: 3", extra={"count": 3})
+    assert kept.lines.count("refused: 3") == 3
     assert kept.lines.count("stored a batch") == 3
     assert kept.lines.count("again") == 1
     repeats.close()

@@ -154,6 +154,8 @@ async def test_letters_that_another_process_holds_are_not_passed_over_in_silence
     async with running_mill() as mill:
         await bury(mill, *(letter(f"event {number}") for number in range(30)))
         held = await mill.queue.dead.receive(10, 1)
+        findings = {each["part"]: each["message"] for each in (await mill.client.get("/check")).json()}
+        assert findings["dead letters"].startswith("30 dead letters wait for a decision: 20 rejected")
         found = (await mill.client.get("/dead-letters")).json()
         assert (len(found["letters"]), found["missed"]) == (20, 10)
         purged = await mill.client.post("/dead-letters/purge", json={"all": True})

@@ -85,14 +85,15 @@ async def _check_letters(queue: Queue, desk: DeadLetterDesk) -> list[Finding]:
             depth = await queue.dead.depth()
     except Exception:
         return []  # the check of the queue says why
-    if not depth.ready:
+    count = (depth.ready or 0) + (depth.in_flight or 0)  # in flight: a process holds them, or was killed meanwhile
+    if not count:
         return []
     details = ""
-    if depth.ready <= MAX_LETTERS:
+    if count <= MAX_LETTERS:
         with contextlib.suppress(Exception):  # for example, a long replay holds them
             async with asyncio.timeout(CHECK_SECONDS / 2):
                 details = await _describe_letters(desk)
-    message = f"{depth.ready} dead letters wait for a decision{details}"
+    message = f"{count} dead letters wait for a decision{details}"
     return [Finding(part="dead letters", state="warning", message=message, fix="eventmill dead list")]
 
 

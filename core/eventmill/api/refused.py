@@ -28,7 +28,8 @@ MAX_BYTES = 16 * 1024 * 1024
 _ENTRY_BYTES = 1500  # of an entry with an empty payload, its ids included
 _MAX_ID = 256  # characters of an id or a user that is kept
 DEFAULT_LIMIT = 100
-_KEY = re.compile(rb"em[wra]_[\w-]+")  # clients may put a key into a body
+_KEY = r"em[wra]_[\w-]+"  # clients may put a key into a body
+_KEY_BYTES = re.compile(_KEY.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,8 @@ class RefusedEvents:
         self._kept[project] = kept  # last, so that the first one had no refused event for longest
         now_ms = time.time_ns() // 1_000_000
         event_id, user_id = _read_ids(payload)
-        start = _KEY.sub("…".encode(), payload[:PAYLOAD_BYTES])
-        message = _KEY.sub("…".encode(), message.encode()).decode()
-        field = None if field is None else _KEY.sub("…".encode(), field.encode()).decode()
+        start = _KEY_BYTES.sub("…".encode(), payload[:PAYLOAD_BYTES])
+        message, field = _hide_keys(message), None if field is None else _hide_keys(field)
         kept.append(RefusedEvent(now_ms, reason, field, message, start, event_id, user_id))
         self._bytes += kept[-1].size
         if len(kept) > KEPT:
@@ -99,6 +99,10 @@ class RefusedEvents:
             self._bytes -= self._kept[oldest].popleft().size
             if not self._kept[oldest]:
                 del self._kept[oldest]
+
+
+def _hide_keys(text: str) -> str:
+    return re.sub(_KEY, "…", text)
 
 
 class _Ids(msgspec.Struct):

@@ -90,6 +90,7 @@ class Connections:
                 log.warning(
                     "connections refused: %d. The limit is %d, and %d for one address (EVENTMILL_MAX_CONNECTIONS)",
                     *(self.refused - logged, self.limit, self.limit_per_address),
+                    extra={"count": self.refused - logged},
                 )
                 logged, logged_at = self.refused, time.monotonic()
 

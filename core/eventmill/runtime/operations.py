@@ -17,7 +17,7 @@ from starlette.routing import Route
 from eventmill.api.health import Health
 from eventmill.errors import ConfigurationError
 from eventmill.runtime.listener import bind
-from eventmill.runtime.quiet_server import QuietServer, configure_quiet
+from eventmill.runtime.quiet_server import QuietServer, configure_friendly
 from eventmill.runtime.security import is_loopback
 from eventmill.runtime.telemetry import Backlog, Total
 from eventmill.runtime.unix_sockets import WorkerSockets
@@ -89,7 +89,7 @@ def create_summary(workers: WorkerSockets) -> Starlette:
 
 def serve_in_thread(app: Starlette, listener: socket.socket) -> None:
     """Serve the pages in a thread that ends with the process, for a supervisor that has no event loop."""
-    server = QuietServer(configure_quiet(app))
+    server = QuietServer(configure_friendly(app))
     run = server.serve(sockets=[listener])
     threading.Thread(target=asyncio.run, args=(run,), name="eventmill-operations", daemon=True).start()
 

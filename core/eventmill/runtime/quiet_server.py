@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -37,7 +38,7 @@ async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator
     if listener is None:
         yield
         return
-    server = QuietServer(configure_quiet(app))
+    server = QuietServer(configure_friendly(app))
     task = asyncio.create_task(server.serve(sockets=[listener]), name="eventmill-side-server")
     try:
         yield
@@ -46,8 +47,18 @@ async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator
         await task
 
 
-def configure_quiet(app: ASGIApp) -> uvicorn.Config:
+def configure_friendly(app: ASGIApp) -> uvicorn.Config:
     """Return the configuration of a server for few and friendly clients."""
+    return configure(
+        app,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_FINISH_SECONDS,
+    )
+
+
+def configure(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    """Return the configuration of a server that speaks HTTP only, and leaves the log and the proxies to us."""
     return uvicorn.Config(
         app,
         ws="none",
@@ -55,8 +66,6 @@ def configure_quiet(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
-        date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_FINISH_SECONDS,
+        **options,
     )

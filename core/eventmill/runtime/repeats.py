@@ -27,7 +27,8 @@ class _Repeated:
 class Repeats(logging.Handler):
     """Passes records on to another handler. Messages that differ only in numbers are the same.
 
-    Debug records, and those with the field `operator`, which name who did something, are not limited.
+    Not limited are debug records, those with the field `operator`, which name who did something, and those with the
+    field `count`, which sum up by themselves.
     """
 
     def __init__(self, inner: logging.Handler, window_seconds: float = WINDOW_SECONDS) -> None:
@@ -46,7 +47,7 @@ class Repeats(logging.Handler):
             self.handleError(record)
 
     def _emit(self, record: logging.LogRecord) -> None:
-        if record.levelno <= logging.DEBUG or hasattr(record, "operator"):
+        if record.levelno <= logging.DEBUG or hasattr(record, "operator") or hasattr(record, "count"):
             self._inner.handle(record)
             return
         template = (record.name, record.levelno, str(record.msg))

@@ -36,7 +36,7 @@ from eventmill.runtime.listener import Acceptor, load_certificate
 from eventmill.runtime.loop import manage_memory
 from eventmill.runtime.operations import create_operations
 from eventmill.runtime.pieces import open_connection
-from eventmill.runtime.quiet_server import QuietServer, serving
+from eventmill.runtime.quiet_server import QuietServer, configure, serving
 from eventmill.runtime.security import find_troubles
 from eventmill.runtime.telemetry import Backlog, show_edge
 from eventmill.runtime.unix_sockets import WorkerSockets
@@ -180,15 +180,9 @@ class _Server(QuietServer):
 
 
 def _configure(app: ASGIApp, connections: Connections) -> uvicorn.Config:
-    return uvicorn.Config(
+    return configure(
         app,
-        http=partial(open_connection, connections=connections),  # type: ignore[arg-type]  # uvicorn calls it
-        ws="none",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
+        http=partial(open_connection, connections=connections),  # uvicorn calls it
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
     )
