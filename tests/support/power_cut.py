@@ -176,9 +176,11 @@ class Mill:
             sending.start()
             wait_until(lambda: bool(sender.acknowledged))
             time.sleep(seconds)
+            before = set(sender.acknowledged)
             self.disk.cut()
             sender.ending.set()
             sending.join()
+        sender.acknowledged &= before  # Linux lets an fsync succeed that meets this ioctl, without writing anything
         self.disk.unmount()
         self.disk.mount()
 
