@@ -18,8 +18,8 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from eventmill import MAX_GROUPS, MetricsQuery
-from eventmill_store_clickhouse import migrations, queries
+from eventmill import EventFilter, MetricsQuery, parse_property
+from eventmill_store_clickhouse import metrics, migrations, queries
 from figures import Figure, compare, in_turn
 
 ROUNDS = 7
@@ -114,8 +114,9 @@ def _against_reference(
 
 
 def _ours(span: tuple[int, int], group_by: Any) -> tuple[str, dict[str, Any]]:
-    query = MetricsQuery("default", EVENT_NAME, span[0] * 1000, span[1] * 1000, group_by)
-    return queries.metrics(query, MAX_GROUPS)
+    wanted = EventFilter("default", span[0] * 1000, span[1] * 1000, (EVENT_NAME,))
+    query = MetricsQuery(wanted, (parse_property(group_by, "group_by"),) if group_by else ())
+    return metrics.select(query, has_erasures=False)
 
 
 def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping[str, Any]) -> tuple[float, Any]:

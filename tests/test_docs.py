@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from eventmill import EVENT_FIELDS
+from eventmill.api.metrics import PARAMETERS
 from eventmill.plugins import load_plugins
-from eventmill.queries.dimensions import DIMENSIONS
+from eventmill.queries.buckets import UNITS
+from eventmill.queries.metrics import NUMERIC
+from eventmill.queries.parameters import COMMON
+from eventmill.queries.properties import TAG, TEXT_FIELDS
 from support.mill import ROOT, environment, eventmill, install, running, wait_until
 
 PAGES = sorted(
@@ -96,9 +100,9 @@ def test_the_table_of_event_fields_is_complete() -> None:
     assert [cells for cells in rows("docs/events.md") if len(cells) == 4] == expected
 
 
-def test_the_dimensions_are_documented() -> None:
-    [metrics] = [cells[1] for cells in rows("docs/http.md") if cells[0] == "`GET /metrics`"]
-    assert all(f"`{name}`" in metrics for name in DIMENSIONS)
+def test_the_dimensions_and_measures_are_documented() -> None:
+    page = read("docs/queries.md")
+    assert all(f"`{name}`" in page for name in (*TEXT_FIELDS, TAG, *UNITS, *NUMERIC, *COMMON, *PARAMETERS))
 
 
 def test_the_table_of_commands_is_complete() -> None:

@@ -1,4 +1,4 @@
-"""A new field of events, and a new dimension, is one entry in a table: everything else follows."""
+"""A new field of events is one entry in a table: everything else follows, also filters and groups by it."""
 
 import json
 import os
@@ -17,15 +17,13 @@ _FIELD = """\
     context: Annotated[msgspec.Raw, json_object("more properties", {})] = msgspec.Raw(b"{}")
 """
 _AFTER_FIELD = "    campaign_id: Annotated["
-_DIMENSION = '        Dimension("country", lambda event: event.country, "toString(country)"),\n'
-_AFTER_DIMENSION = '        Dimension("channel", '
 
 # What the changed program does, with a ClickHouse table that the program of today has created.
 _SCRIPT = """
 import asyncio, json, sys, time
 from pydantic import SecretStr
 import eventmill_store_clickhouse as plugin
-from eventmill import EventBatch, MetricsQuery, reference
+from eventmill import EventBatch, EventFilter, MetricsQuery, parse_property, reference
 from eventmill.event import create_event, to_sent_form
 from eventmill.errors import InvalidEvent
 from eventmill.frames import decode_frame, encode_frame
@@ -78,9 +76,10 @@ async def main():
         await store.migrate()
         await store.insert(EventBatch.of([event, *make_events(20)]))
         assert await store.find([event.identity]) == [event]
-        query = MetricsQuery("default", "a", now_ms - 10**6, now_ms + 10**6, "country")
+        wanted = EventFilter("default", now_ms - 10**6, now_ms + 10**6, ("a",))
+        query = MetricsQuery(wanted, (parse_property("country", "group_by"),))
         answer = await store.metrics(query)
-        assert [group.value for group in answer.groups] == ["NZ"], answer
+        assert [group.values[0] for group in answer.groups] == ["NZ"], answer
         assert answer == await reference.compute_metrics(store, query)
         await store.erase("default", "u", now_ms + 10**6)
         assert await store.find([event.identity]) == []
@@ -110,21 +109,17 @@ asyncio.run(main())
 
 @pytest.fixture
 def changed_core(tmp_path: Path) -> Path:
-    """A copy of core with one more field and one more dimension."""
+    """A copy of core with more fields."""
     core = tmp_path / "core"
     shutil.copytree(ROOT / "core", core, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, entry, mark in (
-        ("event.py", _FIELD, _AFTER_FIELD),
-        ("queries/dimensions.py", _DIMENSION, _AFTER_DIMENSION),
-    ):
-        file = core / "eventmill" / name
-        lines = file.read_text().splitlines(keepends=True)
-        [index] = [number for number, line in enumerate(lines) if line.startswith(mark)]
-        file.write_text("".join([*lines[: index + 1], entry, *lines[index + 1 :]]))
+    file = core / "eventmill" / "event.py"
+    lines = file.read_text().splitlines(keepends=True)
+    [index] = [number for number, line in enumerate(lines) if line.startswith(_AFTER_FIELD)]
+    file.write_text("".join([*lines[: index + 1], _FIELD, *lines[index + 1 :]]))
     return core
 
 
-def test_a_field_and_a_dimension_are_one_entry_each(changed_core: Path, tmp_path: Path) -> None:
+def test_a_field_is_one_entry(changed_core: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chdb"
     subprocess.run([sys.executable, "-c", _CREATE, str(folder)], check=True)
     done = subprocess.run(

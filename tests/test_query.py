@@ -2,8 +2,9 @@
 
 import pytest
 
-from eventmill import Event, EventFilter, Group, InvalidQuery, Metrics, MetricsQuery, QueryTooLarge, reference
-from eventmill.queries.metrics import parse_metrics_query
+from eventmill import Event, EventFilter, Group, InvalidQuery, Metrics, MetricsQuery, Property, QueryTooLarge, reference
+from eventmill.queries.buckets import Bucket
+from eventmill.queries.spans import parse_span
 from eventmill.testing import make_event, make_events
 from eventmill.testing.events import NOON_MS
 
@@ -11,24 +12,24 @@ SECOND = "1700000000"
 
 
 def test_whole_seconds_cover_their_second_and_finer_bounds_their_millisecond() -> None:
-    query = parse_metrics_query("p", "a", SECOND, SECOND)
-    assert (query.start_ms, query.end_ms) == (1_700_000_000_000, 1_700_000_001_000)
-    query = parse_metrics_query("p", "a", f"{SECOND}.5", f"{SECOND}.5")
-    assert (query.start_ms, query.end_ms) == (1_700_000_000_500, 1_700_000_000_501)
-    query = parse_metrics_query("p", "a", f"{SECOND}.0001", f"{SECOND}.0019")
-    assert (query.start_ms, query.end_ms) == (1_700_000_000_001, 1_700_000_000_002)
+    span = parse_span(SECOND, SECOND)
+    assert (span.start_ms, span.end_ms) == (1_700_000_000_000, 1_700_000_001_000)
+    span = parse_span(f"{SECOND}.5", f"{SECOND}.5")
+    assert (span.start_ms, span.end_ms) == (1_700_000_000_500, 1_700_000_000_501)
+    span = parse_span(f"{SECOND}.0001", f"{SECOND}.0019")
+    assert (span.start_ms, span.end_ms) == (1_700_000_000_001, 1_700_000_000_002)
 
 
 def test_a_query_backwards_in_time_is_rejected() -> None:
     with pytest.raises(InvalidQuery, match="later"):
-        MetricsQuery("p", "a", 2, 1)
+        MetricsQuery(EventFilter("p", 2, 1))
 
 
 @pytest.mark.parametrize(("group_by", "bucket_ms"), [("hour", 3_600_000), ("day", 86_400_000)])
 def test_time_groups_are_bounded_by_the_range(group_by: str, bucket_ms: int) -> None:
-    MetricsQuery("p", "a", 0, 10_000 * bucket_ms, group_by)
+    MetricsQuery(EventFilter("p", 0, 10_000 * bucket_ms), (Bucket(group_by),))
     with pytest.raises(QueryTooLarge, match="10000"):
-        MetricsQuery("p", "a", 0, 10_000 * bucket_ms + 1, group_by)
+        MetricsQuery(EventFilter("p", 0, 10_000 * bucket_ms + 1), (Bucket(group_by),))
 
 
 def test_a_filter_matches_by_project_name_and_time() -> None:
@@ -52,8 +53,9 @@ def test_the_reference_counts_what_a_person_would() -> None:
         make_event(project="other"),
         make_event(timestamp_ms=NOON_MS + 3_600_000),
     ]
-    query = MetricsQuery("default", "page_view", NOON_MS, NOON_MS + 3_600_000, "channel")
-    assert reference.count_metrics(events, query) == Metrics(4, 2, (Group("web", 3, 2), Group("mobile", 1, 1)))
+    query = MetricsQuery(EventFilter("default", NOON_MS, NOON_MS + 3_600_000, ("page_view",)), (Property("channel"),))
+    groups = (Group(("web",), 3, 2), Group(("mobile",), 1, 1))
+    assert reference.count_metrics(events, query) == Metrics(4, 2, None, groups)
 
 
 class Endless:
@@ -69,4 +71,4 @@ class Endless:
 @pytest.mark.anyio
 async def test_an_answer_over_too_many_events_is_rejected() -> None:
     with pytest.raises(QueryTooLarge, match="1000000"):
-        await reference.compute_metrics(Endless(), MetricsQuery("default", "page_view", 0, 1))
+        await reference.compute_metrics(Endless(), MetricsQuery(EventFilter("default", 0, 1)))

@@ -5,12 +5,10 @@ from contextlib import asynccontextmanager
 from typing import assert_type
 
 from eventmill import (
-    DIMENSIONS,
     EVENT_FIELDS,
     AsgiApp,
     Delivery,
     Depth,
-    Dimension,
     Event,
     EventBatch,
     EventField,
@@ -21,6 +19,7 @@ from eventmill import (
     PartialFailure,
     PluginSettings,
     Position,
+    Property,
     Queue,
     QueueBackend,
     Reach,
@@ -34,6 +33,7 @@ from eventmill import (
     Unknown,
     create_event,
     hookimpl,
+    parse_property,
     reference,
 )
 
@@ -127,11 +127,11 @@ def eventmill_http_apps() -> list[HttpApp]:
 
 
 async def use(services: Services, store: Store) -> None:
-    query = MetricsQuery("default", "page_view", 0, 1, "channel")
+    query = MetricsQuery(EventFilter("default", 0, 1), (Property("channel"),))
     assert_type(await services.query(lambda store: store.metrics(query)), Metrics)
     assert_type(await reference.compute_metrics(store, query), Metrics)
     assert_type(EVENT_FIELDS, tuple[EventField, ...])
-    assert_type(DIMENSIONS["hour"], Dimension)
+    assert_type(parse_property("channel", "group_by"), Property)
     event = create_event(
         project="p", event_name="e", timestamp_us=0, channel="c", user_id="u", received_at_ms=0, metadata=b"{}"
     )
@@ -145,4 +145,4 @@ def mistakes() -> None:
 
     PartialFailure({0: "too large"})  # type: ignore[dict-item]
     QueueBackend("acme", Settings, open_store)  # type: ignore[arg-type]
-    MetricsQuery("default", "page_view", "yesterday", 1)  # type: ignore[arg-type]
+    MetricsQuery(EventFilter("default", "yesterday", 1))  # type: ignore[arg-type]

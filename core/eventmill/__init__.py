@@ -60,14 +60,34 @@ if TYPE_CHECKING:
     from eventmill.interfaces import Queue as Queue
     from eventmill.interfaces import Store as Store
     from eventmill.queries import reference as reference
-    from eventmill.queries.dimensions import DIMENSIONS as DIMENSIONS
-    from eventmill.queries.dimensions import Dimension as Dimension
+    from eventmill.queries.buckets import UNITS as UNITS
+    from eventmill.queries.buckets import Bucket as Bucket
+    from eventmill.queries.conditions import Condition as Condition
+    from eventmill.queries.discovery import EventName as EventName
+    from eventmill.queries.discovery import order_names as order_names
     from eventmill.queries.filters import EventFilter as EventFilter
+    from eventmill.queries.funnels import Funnel as Funnel
+    from eventmill.queries.funnels import FunnelGroup as FunnelGroup
+    from eventmill.queries.funnels import FunnelQuery as FunnelQuery
+    from eventmill.queries.funnels import FunnelStep as FunnelStep
+    from eventmill.queries.funnels import build_funnel as build_funnel
+    from eventmill.queries.lookup import MAX_SECONDS as MAX_SECONDS
     from eventmill.queries.metrics import MAX_GROUPS as MAX_GROUPS
-    from eventmill.queries.metrics import MAX_SECONDS as MAX_SECONDS
+    from eventmill.queries.metrics import Dimension as Dimension
     from eventmill.queries.metrics import Group as Group
+    from eventmill.queries.metrics import Measure as Measure
     from eventmill.queries.metrics import Metrics as Metrics
     from eventmill.queries.metrics import MetricsQuery as MetricsQuery
+    from eventmill.queries.metrics import Row as Row
+    from eventmill.queries.metrics import build_metrics as build_metrics
+    from eventmill.queries.properties import Property as Property
+    from eventmill.queries.properties import parse_property as parse_property
+    from eventmill.queries.retention import Cohort as Cohort
+    from eventmill.queries.retention import Period as Period
+    from eventmill.queries.retention import Retention as Retention
+    from eventmill.queries.retention import RetentionQuery as RetentionQuery
+    from eventmill.queries.retention import build_retention as build_retention
+    from eventmill.queries.steps import Step as Step
     from eventmill.settings import PluginSettings as PluginSettings
     from eventmill.settings import Reach as Reach
     from eventmill.times import describe_skew as describe_skew
@@ -88,9 +108,18 @@ _PUBLIC = {
     """,
     "eventmill.fields": "EventField",
     "eventmill.queries": "reference",
-    "eventmill.queries.dimensions": "DIMENSIONS Dimension",
+    "eventmill.queries.buckets": "Bucket UNITS",
+    "eventmill.queries.conditions": "Condition",
+    "eventmill.queries.discovery": "EventName order_names",
     "eventmill.queries.filters": "EventFilter",
-    "eventmill.queries.metrics": "Group MAX_GROUPS MAX_SECONDS Metrics MetricsQuery",
+    "eventmill.queries.funnels": "Funnel FunnelGroup FunnelQuery FunnelStep build_funnel",
+    "eventmill.queries.lookup": "MAX_SECONDS",
+    "eventmill.queries.metrics": """
+        Dimension Group MAX_GROUPS Measure Metrics MetricsQuery Row build_metrics
+    """,
+    "eventmill.queries.properties": "Property parse_property",
+    "eventmill.queries.retention": "Cohort Period Retention RetentionQuery build_retention",
+    "eventmill.queries.steps": "Step",
     "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",
     "eventmill.hookspecs": """
         AsgiApp HttpApp KeyScope Principal QueueBackend RouteScope Services StoreBackend hookimpl principal_of

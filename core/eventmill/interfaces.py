@@ -1,9 +1,9 @@
 """Queue and Store: what a backend promises. An implementer needs this page, `eventmill.hookspecs` and the suites.
 
 Further types, all importable from `eventmill`: `PluginSettings` with `reach`, `Event`, `EventBatch`, `Identity`,
-`Position`, `EventFilter`, `MetricsQuery`, `Metrics`, `Group`, `forget`, and the exceptions `QueueUnavailable`,
-`QueueMisconfigured`, `PartialFailure` with `Refused` and `Unknown`, `StoreUnavailable`, `StoreMisconfigured`,
-`RejectedEvents`, `QueryTooLarge`. `eventmill.reference` holds the default answers.
+`Position`, `EventFilter`, `MetricsQuery`, `FunnelQuery`, `RetentionQuery` with their answers, `forget`, and the
+exceptions `QueueUnavailable`, `QueueMisconfigured`, `PartialFailure` with `Refused` and `Unknown`, `StoreUnavailable`,
+`StoreMisconfigured`, `RejectedEvents`, `QueryTooLarge`. `eventmill.reference` holds the default answers.
 
 **Opening.** `backend.open(settings)` is an async context manager that yields the backend. Opening imports the driver,
 validates the settings and takes local locks, but does not connect: it raises ConfigurationError for invalid settings,
@@ -19,8 +19,8 @@ its traceback.
 and 8 receives at a time, 2 inserts plus up to 19 small ones while it isolates failing messages, and 8 queries. Any
 number of processes may do so.
 
-**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and `metrics`; `insert` when an operator
-pauses the consumers; and for dead letters `dead.receive`, `dead.extend`, `dead.release`, `dead.ack`, `dead.depth` and
+**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and the queries; `insert` when an operator
+pauses the consumers; `erase`; and for dead letters `dead.receive`, `dead.extend`, `dead.release`, `dead.ack`, `dead.depth` and
 `dead.check`. `consume` calls `receive`, `ack`, `release`, `extend`, `depth`, `dead.publish`, `insert`, `find` and
 `check`. `run` and `migrate` call `migrate`. Every process calls `collect` when Prometheus scrapes it, and `check` about
 once per second when a load balancer asks for readiness, and when an operator asks. Core inserts events of the project
@@ -33,11 +33,12 @@ once per second when a load balancer asks for readiness, and when an operator as
     ack, release, extend   half a lease; later, other consumers may already hold the messages
     depth, check           2 s
     scan, find             10 s; core cancels them after 2 to 12 s, depending on the caller
-    metrics                10 s, then raise QueryTooLarge; core cancels it after 12 s
+    metrics, event_names,
+    funnel, retention      10 s, then raise QueryTooLarge; core cancels them after 12 s
     insert, erase          no limit, but use a timeout (30 s is usual): a hanging insert blocks one of two insert slots
     migrate                no limit
 
-**Cancellation.** Core cancels `check`, `depth`, `scan`, `find` and `metrics` at their time limit or when the client
+**Cancellation.** Core cancels `check`, `depth`, `scan`, `find` and queries at their time limit or when the client
 disconnects, and `release` after a lease. A cancelled call ends soon, stops what it started in the service, and disturbs
 no other call. At the deadline of a shutdown core may cancel any call. A message that a cancelled `receive` has fetched
 is delivered again after its lease at the latest.
@@ -50,8 +51,11 @@ from typing import TYPE_CHECKING, Any
 
 from eventmill.event import Event, EventBatch, Identity, Position
 from eventmill.queries import reference
+from eventmill.queries.discovery import EventName
 from eventmill.queries.filters import EventFilter
+from eventmill.queries.funnels import Funnel, FunnelQuery
 from eventmill.queries.metrics import Metrics, MetricsQuery
+from eventmill.queries.retention import Retention, RetentionQuery
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -256,7 +260,8 @@ class Store(ABC):
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
         """Return one page of at most `limit` (up to 5,000) matching events, each once; [] after the last page.
 
-        A page may be shorter than `limit`. An empty `event_names` matches no event.
+        A page may be shorter than `limit`. An empty `event_names` matches no event. `EventFilter.matches` says which
+        events match: a store that cannot express a condition of `where` reads on until it has an event that matches.
 
         The order is descending by timestamp_ms, then ascending by event_name and event_id, both by code point. The page
         starts strictly after the position `before`, or with the first event. Paging neither skips nor repeats an event
@@ -303,11 +308,32 @@ class Store(ABC):
         """Return exact counts and exact unique users after deduplication and erasure, from one consistent snapshot.
 
         The total is the total of the groups, also while events are inserted: use one statement, or one snapshot. The
-        default reads every matching event by `scan`; a faster implementation must give the same answer. For a dimension
-        that it does not know, call `reference.compute_metrics(self, query)`. `EventField.column` and `Dimension.sql`
-        are in the dialect of ClickHouse; another store maps the names that it knows.
+        default reads every matching event by `scan`; a faster implementation must give the same answer. For a query
+        with something that it does not know, call `reference.compute_metrics(self, query)`. `build_metrics` orders and
+        labels the groups.
 
         Raise QueryTooLarge for more than `MAX_GROUPS` groups and beyond the time limit, StoreUnavailable,
         StoreMisconfigured.
         """
         return await reference.compute_metrics(self, query)
+
+    async def event_names(self, filter: EventFilter, limit: int) -> list[EventName]:
+        """Return the names of matching events, those with the most events first, then by name; up to `limit` (1,000).
+
+        The default reads every matching event by `scan`. Raise as `metrics` does.
+        """
+        return await reference.compute_event_names(self, filter, limit)
+
+    async def funnel(self, query: FunnelQuery) -> Funnel:
+        """Return how many users go through the steps, exactly as docs/queries.md says.
+
+        The default reads every event of the steps by `scan`. Raise as `metrics` does.
+        """
+        return await reference.compute_funnel(self, query)
+
+    async def retention(self, query: RetentionQuery) -> Retention:
+        """Return how many users of each cohort come back, exactly as docs/queries.md says.
+
+        The default reads every start and return by `scan`. Raise as `metrics` does.
+        """
+        return await reference.compute_retention(self, query)

@@ -18,6 +18,7 @@ from eventmill import (
     Event,
     EventBatch,
     EventFilter,
+    Group,
     Identity,
     Metrics,
     MetricsQuery,
@@ -274,25 +275,28 @@ class ErasesEverywhere(Honest):
 class ApproximatesUsers(Honest):
     async def metrics(self, query: MetricsQuery) -> Metrics:
         answer = await super().metrics(query)
-        return dataclasses.replace(answer, unique_count=round(answer.unique_count * 1.003))
+        return dataclasses.replace(answer, unique_count=round((answer.unique_count or 0) * 1.003))
 
 
 class CountsInAnotherZone(Honest):
     async def metrics(self, query: MetricsQuery) -> Metrics:
         answer = await super().metrics(query)
-        shifted = [dataclasses.replace(group, value=group.value.replace(" 0", " 1")) for group in answer.groups]
-        return dataclasses.replace(answer, groups=tuple(shifted))
+        return dataclasses.replace(answer, groups=tuple(map(self._shift, answer.groups)))
+
+    @staticmethod
+    def _shift(group: Group) -> Group:
+        return dataclasses.replace(group, values=tuple(value and value.replace(" 0", " 1") for value in group.values))
 
 
 class SortsByNameAlone(Honest):
     async def metrics(self, query: MetricsQuery) -> Metrics:
         answer = await super().metrics(query)
-        return dataclasses.replace(answer, groups=tuple(sorted(answer.groups, key=lambda group: group.value)))
+        return dataclasses.replace(answer, groups=tuple(sorted(answer.groups, key=lambda group: str(group.values))))
 
 
 class CutsGroupsSilently(Honest):
     async def metrics(self, query: MetricsQuery) -> Metrics:
-        total = await super().metrics(dataclasses.replace(query, group_by=None))
+        total = await super().metrics(dataclasses.replace(query, group_by=()))
         return total if total.total_count > 10_000 else await super().metrics(query)
 
 
@@ -322,7 +326,7 @@ class SplitsTheSnapshot(Honest):
     async def metrics(self, query: MetricsQuery) -> Metrics:
         groups = (await super().metrics(query)).groups
         await asyncio.sleep(0.01)
-        return dataclasses.replace(await super().metrics(dataclasses.replace(query, group_by=None)), groups=groups)
+        return dataclasses.replace(await super().metrics(dataclasses.replace(query, group_by=())), groups=groups)
 
 
 class KeepsEventsInMemory(Honest):

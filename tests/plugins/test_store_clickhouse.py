@@ -713,7 +713,7 @@ async def test_a_query_reads_what_it_matches(url: str) -> None:
         await store.migrate()
         await store.insert(EventBatch.of(days))
         started = time.perf_counter()
-        day = MetricsQuery("default", "page_view", NOON_MS - 86_400_000, NOON_MS)
+        day = MetricsQuery(EventFilter("default", NOON_MS - 86_400_000, NOON_MS, ("page_view",)))
         assert (await store.metrics(day)).total_count == 10
         assert time.perf_counter() - started < 5
 

@@ -1,6 +1,5 @@
 """GET /events/lookup: where an event is. Stored, waiting in the queue, refused, dead-lettered, or unknown."""
 
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -12,7 +11,7 @@ from eventmill.errors import InvalidQuery
 from eventmill.event import MAX_TIME_MS
 from eventmill.hookspecs import principal_of
 from eventmill.queries.filters import EventFilter
-from eventmill.queries.metrics import parse_bounds
+from eventmill.queries.spans import parse_span
 
 DEFAULT_DAYS = 7
 
@@ -39,9 +38,8 @@ def create_router(search: Search) -> APIRouter:
         """Return whether events are stored, waiting in the queue, refused, dead-lettered, or unknown."""
         name, value = _one_of(event_id, user_id)
         principal = principal_of(request.scope)
-        days_ago = f"{time.time() - DEFAULT_DAYS * 86_400:.0f}"
-        start_ms, end_ms = parse_bounds(start or days_ago, end or f"{MAX_TIME_MS // 1000}")
-        wanted = EventFilter(principal.project, start_ms, end_ms, event_id=event_id, user_id=user_id)
+        span = parse_span(start or f"-{DEFAULT_DAYS}d", end or f"{MAX_TIME_MS // 1000}")
+        wanted = EventFilter(principal.project, span.start_ms, span.end_ms, event_id=event_id, user_id=user_id)
         answer = await search.find(request, wanted, name, value)
         if answer.state == "unknown":
             if start is None and answer.is_complete:

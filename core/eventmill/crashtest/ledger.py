@@ -85,7 +85,7 @@ class Ledger:
             self.stored |= {event.event_id for event in page}
             self.users |= {event.user_id for event in page}
             self.altered += sum(event.event_id in self.attempted and not self._is_as_sent(event) for event in page)
-        self.counted = (await store.metrics(MetricsQuery(self.run, EVENT_NAME, *ALL_TIME))).total_count
+        self.counted = (await store.metrics(MetricsQuery(EventFilter(self.run, *ALL_TIME, (EVENT_NAME,))))).total_count
 
     async def erase(self, store: Store) -> None:
         """Erase the run's events, including any that are stored later."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eventmill.errors import ClientDisconnected, Overloaded, StoreUnavailable
-from eventmill.queries.metrics import MAX_SECONDS
+from eventmill.queries.lookup import MAX_SECONDS
 from eventmill.queries.telemetry import QueryTelemetry
 from eventmill.shutdown import Shutdown
 

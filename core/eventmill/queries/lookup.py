@@ -1,12 +1,16 @@
 """Reading events: page by page, or by identity."""
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
+from eventmill.errors import QueryTooLarge
 from eventmill.event import Event, Identity, Position
 from eventmill.queries.filters import EventFilter
 
 PAGE_EVENTS = 5_000
+MAX_SCANNED_EVENTS = 1_000_000  # by a reference answer, which reads every event
+MAX_SECONDS = 10.0
 
 
 class Scannable(Protocol):
@@ -21,6 +25,18 @@ async def pages(store: Scannable, filter: EventFilter, limit: int = PAGE_EVENTS)
     while page := await store.scan(filter, before, limit):
         yield page
         before = page[-1].position
+
+
+async def bounded_pages(store: Scannable, filter: EventFilter) -> AsyncIterator[list[Event]]:
+    """Yield all matching events. Raise QueryTooLarge for more than 1,000,000, or after 10 s."""
+    count, until = 0, time.monotonic() + MAX_SECONDS
+    async for page in pages(store, filter):
+        yield page
+        count += len(page)
+        if count > MAX_SCANNED_EVENTS:
+            raise QueryTooLarge(f"more than {MAX_SCANNED_EVENTS} events match: ask for a shorter time")
+        if time.monotonic() > until:
+            raise QueryTooLarge(f"the answer takes more than {MAX_SECONDS:.0f} s: ask for a shorter time")
 
 
 async def find(store: Scannable, identities: Iterable[Identity]) -> list[Event]:

@@ -52,7 +52,9 @@ class Contract:
         super().__init_subclass__()
         if cls.__module__.startswith(_OWN_MODULES):
             for name, member in list(vars(cls).items()):
-                if name.startswith("test_"):
+                if hasattr(member, "hypothesis"):
+                    member.hypothesis.inner_test = _guarded(member.hypothesis.inner_test)
+                elif name.startswith("test_"):
                     setattr(cls, name, _guarded(member))
             return
         for name in dir(cls):

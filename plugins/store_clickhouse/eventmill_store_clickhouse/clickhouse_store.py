@@ -12,23 +12,26 @@ from prometheus_client import Metric
 
 from eventmill import (
     EVENT_FIELDS,
-    MAX_GROUPS,
     Event,
     EventBatch,
     EventFilter,
-    Group,
+    EventName,
+    Funnel,
+    FunnelQuery,
     Identity,
     Metrics,
     MetricsQuery,
     Position,
-    QueryTooLarge,
     RejectedEvents,
+    Retention,
+    RetentionQuery,
     Store,
     StoreMisconfigured,
     StoreUnavailable,
     describe_skew,
+    order_names,
 )
-from eventmill_store_clickhouse import failures, migrations, queries
+from eventmill_store_clickhouse import failures, funnels, metrics, migrations, queries, retention
 from eventmill_store_clickhouse.canary import Canary
 from eventmill_store_clickhouse.connection import Connection
 from eventmill_store_clickhouse.erasures import Erasures
@@ -149,13 +152,22 @@ class ClickHouseStore(Store):
         return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
-        rows = await self._statements.query(*queries.metrics(query, MAX_GROUPS))
-        if len(rows) > MAX_GROUPS + 1:
-            raise QueryTooLarge(f"there are more than {MAX_GROUPS} groups: ask for a shorter time", "group_by")
-        (_, _, total_count, unique_count), *groups = rows or [(1, "", 0, 0)]
-        return Metrics(
-            total_count, unique_count, tuple(Group(value, total, unique) for _, value, total, unique in groups)
-        )
+        sql, values = metrics.select(query, has_erasures=await self._has_erasures(query.filter.project))
+        limits = queries.LIMITS | metrics.limits(query)
+        return metrics.read(query, await self._statements.query(sql, values, limits))
+
+    async def event_names(self, filter: EventFilter, limit: int) -> list[EventName]:
+        has_erasures = await self._has_erasures(filter.project)
+        rows = await self._statements.query(*queries.event_names(filter, limit, has_erasures=has_erasures))
+        return order_names((EventName(*row) for row in rows), limit)
+
+    async def funnel(self, query: FunnelQuery) -> Funnel:
+        sql, values = funnels.select(query, has_erasures=await self._has_erasures(query.span.project))
+        return funnels.read(query, await self._statements.query(sql, values))
+
+    async def retention(self, query: RetentionQuery) -> Retention:
+        sql, values = retention.select(query, has_erasures=await self._has_erasures(query.span.project))
+        return retention.read(query, await self._statements.query(sql, values))
 
     async def _prove(self, event: Event) -> list[str]:
         """Write an event and read it; return a warning if the server's user may only read."""
@@ -187,8 +199,14 @@ class ClickHouseStore(Store):
             window_ms = max(1, min(window_ms // 2, window_ms * limit // rows))
 
     async def _page(self, window: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        rows = await self._statements.query(*queries.page(window, before, limit))
+        has_erasures = await self._has_erasures(window.project)
+        rows = await self._statements.query(*queries.page(window, before, limit, has_erasures=has_erasures))
         return [_event(window.project, row) for row in rows]
+
+    async def _has_erasures(self, project: str) -> bool:
+        """Return whether a query must look for erased events. Every erasure that has ended is seen."""
+        [[count]] = await self._statements.lookup(queries.HAS_ERASURES, {"project": project})
+        return bool(count)
 
     async def _applied(self) -> dict[int, int]:
         """Return the applied migrations, each with the oldest migration whose programs can still read the schema."""

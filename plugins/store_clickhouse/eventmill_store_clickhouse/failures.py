@@ -4,7 +4,7 @@ import re
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
-from eventmill import EventmillError, QueryTooLarge, RejectedEvents, StoreMisconfigured, StoreUnavailable
+from eventmill import MAX_GROUPS, EventmillError, QueryTooLarge, RejectedEvents, StoreMisconfigured, StoreUnavailable
 
 # Names by `SELECT errorCodeToName(…)`. A code in no set means unavailable: core retries.
 UNKNOWN_TABLE = 60
@@ -54,8 +54,9 @@ REJECTED = {
     349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
     469: "VIOLATED_CONSTRAINT",
 }
+_TOO_MANY_ROWS = 158
 TOO_LARGE = {
-    158: "TOO_MANY_ROWS",
+    _TOO_MANY_ROWS: "TOO_MANY_ROWS",
     159: "TIMEOUT_EXCEEDED",
     160: "TOO_SLOW",
     241: "MEMORY_LIMIT_EXCEEDED",
@@ -104,6 +105,11 @@ def explain_insert(error: ClickHouseError, rows: int) -> EventmillError:
 
 def explain_query(error: ClickHouseError) -> EventmillError:
     """Return the exception for an error of a query, which may exceed its limits."""
+    if code_of(error) == _TOO_MANY_ROWS and "GROUP BY" in str(error):
+        return QueryTooLarge(
+            f"there are more than {MAX_GROUPS} groups: ask for a shorter time, or set limit for the largest groups",
+            "group_by",
+        )
     if code_of(error) in TOO_LARGE:
         return QueryTooLarge("the query exceeds its limit on time, rows or memory: ask for a shorter time")
     return explain(error)

@@ -1,10 +1,13 @@
-"""The SQL of every query. Values are passed as parameters, never as part of the text."""
+"""The SQL for events: scans, lookups and erasures. Values are passed as parameters, never as part of the text."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
-from eventmill import EVENT_FIELDS, FORGOTTEN, MAX_SECONDS, Event, EventFilter, Identity, MetricsQuery, Position
+from eventmill import EVENT_FIELDS, FORGOTTEN, MAX_SECONDS, Event, EventFilter, Identity, Position
+from eventmill_store_clickhouse import properties
 from eventmill_store_clickhouse.migrations import STORED_AS, literal
+from eventmill_store_clickhouse.properties import Values
 
 LIMITS = {
     "max_execution_time": MAX_SECONDS,
@@ -17,44 +20,45 @@ LIMITS = {
     "do_not_merge_across_partitions_select_final": 1,
 }
 
-_TIME = """
-  AND timestamp >= fromUnixTimestamp64Milli({start_ms:Int64}, 'UTC')
-  AND timestamp < fromUnixTimestamp64Milli({end_ms:Int64}, 'UTC')
-"""
+# 64 bits identify a user: among 2 million users the odds of a collision, which makes a count smaller by 1, are 1e-7.
+USER = "sipHash64(user_id)"
 
-# An erased event may still be on disk or arrive again, so every query joins the tombstones. A row that was emptied has
-# no user; its identity and version remain, so that it still hides older versions.
+# An erased event may still be on disk or arrive again, so a query joins the tombstones, if the project has any. A row
+# that was emptied has no user; its identity and version remain, so that it still hides older versions.
 _ERASED = """
 LEFT ANY JOIN (
     SELECT user_id, max(until) AS erased_until FROM erasures WHERE project = {project:String} GROUP BY user_id
 ) AS erased USING (user_id)
 """
 _VISIBLE = "timestamp > erased_until AND user_id != ''"
-_LIVE = f"""
-FROM events FINAL
-{_ERASED}
-WHERE project = {{project:String}} {_TIME}
-  AND {_VISIBLE}
-"""
+HAS_ERASURES = "SELECT count() FROM (SELECT 1 FROM erasures WHERE project = {project:String} LIMIT 1)"
 
 
-def metrics(query: MetricsQuery, max_groups: int) -> tuple[str, dict[str, Any]]:
-    """Select rows of (is_total, value, total_count, unique_count): the total, then the groups in their order."""
-    counts = "count() AS total_count, uniqExact(user_id) AS unique_count"
-    matching = f"{_LIVE} AND event_name = {{event_name:String}}"
-    parameters = _parameters(query.filter) | {"event_name": query.event_name}
-    dimension = query.dimension
-    if dimension is None:
-        return f"SELECT 1, '', {counts} {matching}", parameters
-    order = "value" if dimension.bucket_ms else "total_count DESC, value"
-    sql = f"""
-SELECT grouping(value) AS is_total, {dimension.sql} AS value, {counts}
-{matching}
-GROUP BY GROUPING SETS ((), (value))
-ORDER BY is_total DESC, {order}
-LIMIT {max_groups + 2}
-"""
-    return sql, parameters
+def live(filter: EventFilter, values: Values, *, has_erasures: bool, event_names: Collection[str] | None = None) -> str:
+    """Return FROM and WHERE of the matching events, each once and without erased ones.
+
+    `event_names` replaces the names of the filter.
+    """
+    wanted = filter if event_names is None else replace(filter, event_names=event_names)
+    erased = (_ERASED, f"AND {_VISIBLE}") if has_erasures else ("", "")
+    return f"FROM events FINAL {erased[0]} WHERE {_matching(wanted, values)} {erased[1]}"
+
+
+def _matching(filter: EventFilter, values: Values) -> str:
+    """Return the conditions of a filter."""
+    values.bound["project"] = filter.project
+    start, end = values.bind("Int64", filter.start_ms), values.bind("Int64", filter.end_ms)
+    conditions = [
+        "project = {project:String}",
+        f"timestamp >= fromUnixTimestamp64Milli({start}, 'UTC')",
+        f"timestamp < fromUnixTimestamp64Milli({end}, 'UTC')",
+    ]
+    if filter.event_names is not None:
+        conditions.append(f"event_name IN {values.bind('Array(String)', list(filter.event_names))}")
+    for name, wanted in (("event_id", filter.event_id), ("user_id", filter.user_id)):
+        conditions += [f"{name} = {values.bind('String', wanted)}"] if wanted is not None else []
+    conditions += [properties.condition(condition, values) for condition in filter.where]
+    return " AND ".join(f"({condition})" for condition in conditions)
 
 
 READ_FIELDS = tuple(field for field in EVENT_FIELDS if field.name != "project")
@@ -64,47 +68,50 @@ COLUMNS = tuple(
 )
 
 
-def _matching(filter: EventFilter) -> str:
-    """Return the conditions of a filter beside project and time."""
-    conditions = ["AND event_name IN {event_names:Array(String)}"] if filter.event_names is not None else []
-    conditions += ["AND event_id = {event_id:String}"] if filter.event_id is not None else []
-    conditions += ["AND user_id = {user_id:String}"] if filter.user_id is not None else []
-    return " ".join(conditions)
-
-
 _AFTER = """
   AND (-toUnixTimestamp64Milli(timestamp), event_name, event_id) >
       (-{before_ms:Int64}, {before_name:String}, {before_id:String})
 """
 
 
-def page(filter: EventFilter, before: Position | None, limit: int) -> tuple[str, dict[str, Any]]:
+def event_names(filter: EventFilter, limit: int, *, has_erasures: bool) -> tuple[str, dict[str, Any]]:
+    """Select rows of (name, events, users, first, last)."""
+    values = Values()
+    sql = f"""
+SELECT event_name, count() AS total_count, uniqExact({USER}),
+    toUnixTimestamp64Milli(min(timestamp)), toUnixTimestamp64Milli(max(timestamp))
+{live(filter, values, has_erasures=has_erasures)}
+GROUP BY event_name ORDER BY total_count DESC, event_name LIMIT {limit:d}
+"""
+    return sql, values.bound
+
+
+def page(filter: EventFilter, before: Position | None, limit: int, *, has_erasures: bool) -> tuple[str, dict[str, Any]]:
     """Select rows of COLUMNS in the order of a scan."""
+    values = Values()
+    if before is not None:
+        position = {"before_ms": before.timestamp_ms, "before_name": before.event_name, "before_id": before.event_id}
+        values.bound.update(position)
     sql = f"""
 SELECT {", ".join(COLUMNS)}
-{_LIVE} {_matching(filter)} {_AFTER if before else ""}
+{live(filter, values, has_erasures=has_erasures)} {_AFTER if before else ""}
 ORDER BY timestamp DESC, event_name, event_id
 LIMIT {limit:d}
 """
-    position: dict[str, Any] = {}
-    if before is not None:
-        position = {"before_ms": before.timestamp_ms, "before_name": before.event_name, "before_id": before.event_id}
-    return sql, _parameters(filter) | position
+    return sql, values.bound
 
 
 def rows(filter: EventFilter) -> tuple[str, dict[str, Any]]:
     """Count the rows in a span of time, including duplicates and erased ones: cheap, by the sorting key."""
-    sql = f"SELECT count() FROM events WHERE project = {{project:String}} {_TIME} {_matching(filter)}"
-    return sql, _parameters(filter)
+    values = Values()
+    return f"SELECT count() FROM events WHERE {_matching(filter, values)}", values.bound
 
 
 def newest(filter: EventFilter) -> tuple[str, dict[str, Any]]:
     """Select one row: the number of matching rows, and the time of the newest."""
-    sql = f"""
-SELECT count(), toUnixTimestamp64Milli(max(timestamp)) FROM events
-WHERE project = {{project:String}} {_TIME} {_matching(filter)}
-"""
-    return sql, _parameters(filter)
+    values = Values()
+    sql = f"SELECT count(), toUnixTimestamp64Milli(max(timestamp)) FROM events WHERE {_matching(filter, values)}"
+    return sql, values.bound
 
 
 _USER = """
@@ -166,10 +173,3 @@ _KEYS = """project = {project:String}
 def _key(identity: Identity) -> tuple[str, str, str]:
     seconds, milliseconds = divmod(identity.timestamp_ms, 1000)
     return identity.event_name, f"{seconds}.{milliseconds:03}", identity.event_id
-
-
-def _parameters(filter: EventFilter) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"project": filter.project, "start_ms": filter.start_ms, "end_ms": filter.end_ms}
-    chosen: dict[str, Any] = {"event_names": None if filter.event_names is None else list(filter.event_names)}
-    chosen |= {"event_id": filter.event_id, "user_id": filter.user_id}
-    return parameters | {name: value for name, value in chosen.items() if value is not None}

@@ -6,6 +6,7 @@ from eventmill.testing.store_contract.inserting import StoreInserting
 from eventmill.testing.store_contract.operating import StoreOperating
 from eventmill.testing.store_contract.outages import StoreOutages
 from eventmill.testing.store_contract.querying import StoreQuerying
+from eventmill.testing.store_contract.questions import StoreQuestions
 from eventmill.testing.store_contract.scanning import StoreScanning
 
 __all__ = [
@@ -16,12 +17,20 @@ __all__ = [
     "StoreOperating",
     "StoreOutages",
     "StoreQuerying",
+    "StoreQuestions",
     "StoreScanning",
 ]
 
 
 class StoreContract(
-    StoreInserting, StoreIdentity, StoreScanning, StoreQuerying, StoreErasing, StoreOperating, StoreOutages
+    StoreInserting,
+    StoreIdentity,
+    StoreScanning,
+    StoreQuerying,
+    StoreQuestions,
+    StoreErasing,
+    StoreOperating,
+    StoreOutages,
 ):
     """The suite for stores. Subclass it, name the `backend`, and define the fixture `settings`: a new, empty store.
 

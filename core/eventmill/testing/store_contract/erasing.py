@@ -42,7 +42,7 @@ class StoreErasing(StoreSuite):
         assert await store.erase("default", "gone", NOON_MS) == 3
         assert await scan_all(store, everything()) == in_order(kept)
         answer = await store.metrics(metrics_query(group_by="channel"))
-        assert (answer.total_count, answer.unique_count, answer.groups) == (3, 3, (Group("web", 3, 3),))
+        assert (answer.total_count, answer.unique_count, answer.groups) == (3, 3, (Group(("web",), 3, 3),))
         assert await scan_all(store, everything("other")) == [other]
 
     async def test_an_erasure_covers_all_events_of_the_user(self, store: Store) -> None:

@@ -79,7 +79,7 @@ class StoreInserting(StoreSuite):
         assert await scan_all(store, everything(short, event_names=(text,))) == [hostile]
         assert await scan_all(store, everything(event_names=(text,))) == []
         answer = await store.metrics(metrics_query(text, "channel", project=short))
-        assert answer.groups == (Group(short, 1, 1),)
+        assert answer.groups == (Group((short,), 1, 1),)
         assert await store.find([hostile.identity]) == [hostile]
         before = Position(hostile.timestamp_ms, text, short)
         assert await store.scan(everything(short), before, 10) == []

@@ -52,9 +52,13 @@ class StoreQuerying(StoreSuite):
         midnight_ms = NOON_MS + 12 * HOUR_MS
         await insert(store, [make_event(timestamp_ms=midnight_ms + late) for late in (-1, 0, HOUR_MS - 1, HOUR_MS)])
         days = (await store.metrics(metrics_query(group_by="day"))).groups
-        assert days == (Group("2023-11-15", 1, 1), Group("2023-11-16", 3, 1))
+        assert days == (Group(("2023-11-15",), 1, 1), Group(("2023-11-16",), 3, 1))
         hours = (await store.metrics(metrics_query(group_by="hour"))).groups
-        assert [group.value for group in hours] == ["2023-11-15 23:00:00", "2023-11-16 00:00:00", "2023-11-16 01:00:00"]
+        assert [group.values[0] for group in hours] == [
+            "2023-11-15 23:00:00",
+            "2023-11-16 00:00:00",
+            "2023-11-16 01:00:00",
+        ]
         assert [group.total_count for group in hours] == [1, 2, 1]
 
     async def test_groups_are_ordered_by_count_then_by_value(self, store: Store) -> None:
@@ -64,7 +68,7 @@ class StoreQuerying(StoreSuite):
             store, [make_event(channel=name, event_id=f"{name}{n}") for name in counts for n in range(counts[name])]
         )
         groups = (await store.metrics(metrics_query(group_by="channel"))).groups
-        assert [(group.value, group.total_count) for group in groups] == [
+        assert [(group.values[0], group.total_count) for group in groups] == [
             ("often", 3),
             ("Z", 2),
             ("a", 2),

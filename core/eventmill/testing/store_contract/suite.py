@@ -8,7 +8,6 @@ import pytest
 
 from eventmill import (
     ALL_TIME,
-    DIMENSIONS,
     Event,
     EventBatch,
     EventFilter,
@@ -19,12 +18,13 @@ from eventmill import (
     StoreUnavailable,
     reference,
 )
+from eventmill.queries.metrics import parse_dimension
 from eventmill.testing.contract import LIMIT_SECONDS, Contract, limited
 from eventmill.testing.events import NOON_MS
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
-GROUP_BYS: list[str | None] = [None, *DIMENSIONS]
+GROUP_BYS: list[str | None] = [None, "channel", "hour", "day"]
 HOSTILE = [
     "'",
     '"',
@@ -72,7 +72,8 @@ def in_order(events: Sequence[Event]) -> list[Event]:
 
 def metrics_query(event_name: str = "page_view", group_by: str | None = None, **fields: Any) -> MetricsQuery:
     bounds = {"start_ms": NOON_MS - 30 * DAY_MS, "end_ms": NOON_MS + 30 * DAY_MS}
-    return MetricsQuery(**({"project": "default"} | bounds | fields), event_name=event_name, group_by=group_by)
+    wanted = EventFilter(**({"project": "default", "event_names": (event_name,)} | bounds | fields))
+    return MetricsQuery(wanted, (parse_dimension(group_by, "UTC"),) if group_by else ())
 
 
 class StoreSuite(Contract):
