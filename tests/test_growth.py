@@ -91,7 +91,7 @@ from eventmill.api.receipts import StoredEventResponse, to_stored
 import msgspec
 assert "country" in msgspec.json.schema_components([SentEvent])[1]["SentEvent"]["properties"]
 assert "country" in StoredEventResponse.model_fields
-assert to_stored(event).context == {"deep": [1]}
+assert to_stored(event)["context"] == {"deep": [1]}
 """
 
 _CREATE = """

@@ -60,9 +60,12 @@ if TYPE_CHECKING:
     from eventmill.interfaces import Queue as Queue
     from eventmill.interfaces import Store as Store
     from eventmill.queries import reference as reference
+    from eventmill.queries.buckets import DATES as DATES
     from eventmill.queries.buckets import UNITS as UNITS
     from eventmill.queries.buckets import Bucket as Bucket
+    from eventmill.queries.conditions import COMPARISONS as COMPARISONS
     from eventmill.queries.conditions import Condition as Condition
+    from eventmill.queries.conditions import Operator as Operator
     from eventmill.queries.discovery import EventName as EventName
     from eventmill.queries.discovery import order_names as order_names
     from eventmill.queries.filters import EventFilter as EventFilter
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from eventmill.queries.funnels import build_funnel as build_funnel
     from eventmill.queries.lookup import MAX_SECONDS as MAX_SECONDS
     from eventmill.queries.metrics import MAX_GROUPS as MAX_GROUPS
+    from eventmill.queries.metrics import NUMERIC as NUMERIC
     from eventmill.queries.metrics import Dimension as Dimension
     from eventmill.queries.metrics import Group as Group
     from eventmill.queries.metrics import Measure as Measure
@@ -80,7 +84,10 @@ if TYPE_CHECKING:
     from eventmill.queries.metrics import MetricsQuery as MetricsQuery
     from eventmill.queries.metrics import Row as Row
     from eventmill.queries.metrics import build_metrics as build_metrics
+    from eventmill.queries.properties import TAG as TAG
+    from eventmill.queries.properties import TEXT_FIELDS as TEXT_FIELDS
     from eventmill.queries.properties import Property as Property
+    from eventmill.queries.properties import join_path as join_path
     from eventmill.queries.properties import parse_property as parse_property
     from eventmill.queries.retention import Cohort as Cohort
     from eventmill.queries.retention import Period as Period
@@ -108,16 +115,16 @@ _PUBLIC = {
     """,
     "eventmill.fields": "EventField",
     "eventmill.queries": "reference",
-    "eventmill.queries.buckets": "Bucket UNITS",
-    "eventmill.queries.conditions": "Condition",
+    "eventmill.queries.buckets": "Bucket DATES UNITS",
+    "eventmill.queries.conditions": "COMPARISONS Condition Operator",
     "eventmill.queries.discovery": "EventName order_names",
     "eventmill.queries.filters": "EventFilter",
     "eventmill.queries.funnels": "Funnel FunnelGroup FunnelQuery FunnelStep build_funnel",
     "eventmill.queries.lookup": "MAX_SECONDS",
     "eventmill.queries.metrics": """
-        Dimension Group MAX_GROUPS Measure Metrics MetricsQuery Row build_metrics
+        Dimension Group MAX_GROUPS Measure Metrics MetricsQuery NUMERIC Row build_metrics
     """,
-    "eventmill.queries.properties": "Property parse_property",
+    "eventmill.queries.properties": "Property TAG TEXT_FIELDS join_path parse_property",
     "eventmill.queries.retention": "Cohort Period Retention RetentionQuery build_retention",
     "eventmill.queries.steps": "Step",
     "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",

@@ -19,12 +19,12 @@ its traceback.
 and 8 receives at a time, 2 inserts plus up to 19 small ones while it isolates failing messages, and 8 queries. Any
 number of processes may do so.
 
-**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find` and the queries; `insert` when an operator
-pauses the consumers; `erase`; and for dead letters `dead.receive`, `dead.extend`, `dead.release`, `dead.ack`, `dead.depth` and
-`dead.check`. `consume` calls `receive`, `ack`, `release`, `extend`, `depth`, `dead.publish`, `insert`, `find` and
-`check`. `run` and `migrate` call `migrate`. Every process calls `collect` when Prometheus scrapes it, and `check` about
-once per second when a load balancer asks for readiness, and when an operator asks. Core inserts events of the project
-`_eventmill`: canaries, and the order to pause.
+**Who calls what.** `serve` calls `publish`, `check`, `depth`, `scan`, `find`, the queries and `erase`; `insert` when an
+operator pauses the consumers; and for dead letters `dead.publish`, `dead.receive`, `dead.extend`, `dead.release`,
+`dead.ack`, `dead.depth` and `dead.check`. `consume` calls `receive`, `ack`, `release`, `extend`, `depth`,
+`dead.publish`, `insert`, `find` and `check`. `run` and `migrate` call `migrate`. Every process calls `collect` when
+Prometheus scrapes it, and `check` about once per second when a load balancer asks for readiness, and when an operator
+asks. Core inserts events of the project `_eventmill`: canaries, and the order to pause.
 
 **Time limits.** A call must end within these times:
 

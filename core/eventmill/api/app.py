@@ -8,7 +8,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import eventmill
-from eventmill.api import dead_letters, health, ingest, lookup, metrics, openapi, operator, receipts, refused
+from eventmill.api import (
+    dead_letters,
+    discovery,
+    events,
+    health,
+    ingest,
+    journeys,
+    live,
+    lookup,
+    metrics,
+    openapi,
+    operator,
+    receipts,
+    refused,
+    users,
+)
 from eventmill.api.access import Access
 from eventmill.api.errors import add_handlers, respond_to_error, respond_to_unexpected
 from eventmill.api.gate import Gate, find_routes
@@ -95,10 +110,14 @@ def create_app(
     app.add_fast("/events", ingest.PostEvent(services.publisher, reader, waiting, refusals, access, retention_days))
     app.add_fast("/events/bulk", ingest.PostBulk(services.publisher, reader, refusals, access, retention_days))
     routers = (
-        receipts.create_router(services),
         refused.create_router(refusals, siblings),
         lookup.create_router(Search(services, refusals, desk, siblings)),
+        live.create_router(live.Live(services, shutdown)),
+        events.create_router(services),
         metrics.create_router(services),
+        discovery.create_router(services),
+        journeys.create_router(services),
+        users.create_router(services, desk, refusals, siblings),
         health.create_router(readiness),
         operator.create_router(services, readiness, desk, about or About(), pause),
         dead_letters.create_router(desk),

@@ -153,6 +153,12 @@ class DeadLetterDesk:
             missed=found.missed,
         )
 
+    async def forget_user(self, project: str, user_id: str) -> letters.Forgotten:
+        """Remove the user's events from all dead letters."""
+        async with self._reading:
+            self._indexed_at = -INDEX_SECONDS
+            return await letters.forget_user(self._queue, project, user_id)
+
     async def settle(
         self, operator: Principal, body: SelectionBody, wanted: DeadLetterFilter, *, replay: bool
     ) -> AsyncIterator[bytes]:

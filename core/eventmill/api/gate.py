@@ -1,7 +1,9 @@
 """The gate: one ASGI callable in front of every endpoint. It finds the route, authorizes and limits the request."""
 
+import itertools
+import re
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,21 +42,30 @@ def needs(scope: RouteScope) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The scopes of all routes: by path and method, and by prefix for mounted applications."""
+    """The scopes of all routes: by path and method, and by prefix for mounted applications.
+
+    `patterns` are the expressions of those paths that have parameters.
+    """
 
     exact: Mapping[str, Mapping[str, RouteScope]]
     mounted: Mapping[str, RouteScope]
+    patterns: Sequence[tuple[re.Pattern[str], str]] = ()
 
     def name(self, path: str) -> str:
         """Return the name of the route in metrics: its path or prefix, or `unknown`."""
         if path in self.exact:
             return path
-        return next((prefix for prefix in self.mounted if path.startswith(f"{prefix}/")), "unknown")
+        found = (template for pattern, template in self.patterns if pattern.fullmatch(path))
+        mounted = (prefix for prefix in self.mounted if path.startswith(f"{prefix}/"))
+        return next(itertools.chain(found, mounted), "unknown")
 
     def methods(self, path: str) -> Mapping[str, RouteScope] | None:
         """Return the scope of each method at this path, or None if there is no such path."""
         if (found := self.exact.get(path)) is not None:
             return found
+        for pattern, template in self.patterns:
+            if pattern.fullmatch(path):
+                return self.exact[template]
         for prefix, scope in self.mounted.items():
             if path.startswith(f"{prefix}/"):
                 return dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), scope)
@@ -65,6 +76,7 @@ def find_routes(routes: Iterable[BaseRoute], scopes: Mapping[str, RouteScope]) -
     """Return the scopes of all routes; `scopes` has those that are not FastAPI's. Raise PluginError if one has none."""
     exact: dict[str, dict[str, RouteScope]] = {}
     mounted: dict[str, RouteScope] = {}
+    patterns: dict[str, re.Pattern[str]] = {}
     for route in routes:
         if isinstance(route, Mount):
             mounted[route.path] = _scope_of(route.path, scopes.get(route.path))
@@ -73,7 +85,9 @@ def find_routes(routes: Iterable[BaseRoute], scopes: Mapping[str, RouteScope]) -
             declared = scopes.get(route.path) if extra is None else _declared(extra)
             methods = dict.fromkeys(route.methods or (), _scope_of(route.path, declared))
             exact[route.path] = exact.get(route.path, {}) | methods
-    return Routes(exact, mounted)
+            if route.param_convertors:
+                patterns[route.path] = route.path_regex
+    return Routes(exact, mounted, [(pattern, path) for path, pattern in patterns.items()])
 
 
 def _declared(extra: Mapping[str, Any]) -> RouteScope | None:

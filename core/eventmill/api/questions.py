@@ -9,6 +9,7 @@ from eventmill.api.gate import needs
 from eventmill.queries.buckets import UNITS
 from eventmill.queries.parameters import COMMON, Parameters
 from eventmill.queries.properties import METADATA, TAG, TEXT_FIELDS
+from eventmill.queries.spans import DAY_SECONDS
 
 _FIELDS = f"{', '.join(TEXT_FIELDS)}, {TAG} or {METADATA}PATH"
 _REPEATABLE = ("event_name", "group_by", "has", "lacks")
@@ -25,6 +26,8 @@ _MEANINGS = {
     "fill": "true: a group for every bucket of time, also without events",
     "compare": "previous: also the answer for the span of the same length before",
     "fresh": "true: the time until which all accepted events are stored",
+    "sample": "the greatest number of events to read",
+    "timestamp": "the time of one event, to look it up: unix seconds or RFC 3339",
     "limit": "the greatest number of items; for groups, the others are summed up in `other`",
     "cursor": "`next` of the former page",
     "format": "json (default), or ndjson or csv: all matching events as a stream",
@@ -42,9 +45,9 @@ def describe(summary: str) -> str:
     return f"{summary} {_FILTERS}"
 
 
-def parameters_of(request: Request, names: Sequence[str]) -> Parameters:
+def parameters_of(request: Request, names: Sequence[str], default_seconds: int = DAY_SECONDS) -> Parameters:
     """Return the parameters of a request. Raise InvalidQuery for those that are none."""
-    return Parameters(request.query_params.multi_items(), names)
+    return Parameters(request.query_params.multi_items(), (*COMMON, *names), default_seconds)
 
 
 def _declare(name: str) -> dict[str, Any]:

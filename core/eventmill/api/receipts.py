@@ -1,15 +1,13 @@
-"""Receipts: POST /events?wait=stored waits for the store, and GET /events looks an event up."""
+"""Receipts: POST /events?wait=stored waits for the store, and GET /events looks up the event of a receipt."""
 
 import asyncio
 import logging
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from pydantic import BaseModel, Field, create_model
 
-from eventmill.api.errors import document
-from eventmill.api.gate import needs
 from eventmill.errors import InvalidQuery
 from eventmill.event import EVENT_FIELDS, Event, Identity, to_sent_form
 from eventmill.fields import EventField
@@ -92,35 +90,28 @@ _DEFINITIONS: dict[str, Any] = {
     if field.sent is not None
 }
 _DEFINITIONS["received_at"] = (float, Field(description="when the API accepted it"))
+STORED_FIELDS = tuple(_DEFINITIONS)
 StoredEventResponse: type[BaseModel] = create_model(
     "StoredEventResponse", __doc__="An event in the store. Times are unix seconds.", **_DEFINITIONS
 )
 
 
-def create_router(services: Services) -> APIRouter:
-    """Return the route GET /events."""
-    router = APIRouter(tags=["events"])
-
-    @router.get("/events", summary="Look up a stored event", responses=document(400, 503), openapi_extra=needs("read"))
-    async def events(
-        request: Request,
-        event_name: Annotated[str, Query(description="the name of the event", min_length=1)],
-        timestamp: Annotated[str, Query(description="its time: unix seconds or RFC 3339", min_length=1)],
-        event_id: Annotated[str, Query(description="its id, from the response to the post", min_length=1)],
-    ) -> list[StoredEventResponse]:  # type: ignore[valid-type]  # a type that is built from the table of fields
-        """Return the event, or an empty list if it is not stored."""
-        try:
-            timestamp_ms = parse_time(timestamp) // 1000
-        except ValueError as error:
-            raise InvalidQuery(f"timestamp {error}", "timestamp") from None
-        project = principal_of(request.scope).project
-        identity = Identity(project, event_name, timestamp_ms, event_id)
-        found = await services.query(lambda store: store.find([identity]), request.receive, project)
-        return [to_stored(event) for event in found]
-
-    return router
+async def find_event(services: Services, request: Request) -> list[dict[str, Any]]:
+    """Return the event that `event_name`, `timestamp` and `event_id` identify, or an empty list if it is not stored."""
+    given = dict(request.query_params)
+    for name in ("event_name", "timestamp", "event_id"):
+        if not given.get(name):
+            raise InvalidQuery(f"{name} is required", name)
+    try:
+        timestamp_ms = parse_time(given["timestamp"]) // 1000
+    except ValueError as error:
+        raise InvalidQuery(f"timestamp {error}", "timestamp") from None
+    project = principal_of(request.scope).project
+    identity = Identity(project, given["event_name"], timestamp_ms, given["event_id"])
+    found = await services.query(lambda store: store.find([identity]), request.receive, project)
+    return [to_stored(event) for event in found]
 
 
-def to_stored(event: Event) -> BaseModel:
-    """Return a stored event as GET /events shows it."""
-    return StoredEventResponse(**to_sent_form(event), received_at=event.received_at_ms / 1000)
+def to_stored(event: Event) -> dict[str, Any]:
+    """Return a stored event as responses show it, a StoredEventResponse."""
+    return to_sent_form(event) | {"received_at": event.received_at_ms / 1000}

@@ -83,6 +83,17 @@ class RefusedEvents:
         """Return the kept events of a project, newest first."""
         return list(reversed(self._kept.get(project, ())))
 
+    def forget_user(self, project: str, user_id: str) -> int:
+        """Remove the kept events of a user; return how many."""
+        kept = self._kept.get(project, deque())
+        others = deque(event for event in kept if event.user_id != user_id)
+        self._bytes -= sum(event.size for event in kept) - sum(event.size for event in others)
+        if others:
+            self._kept[project] = others
+        else:
+            self._kept.pop(project, None)
+        return len(kept) - len(others)
+
     def _keep(self, project: str, reason: str, field: str | None, message: str, payload: bytes) -> None:
         kept = self._kept.pop(project, None) or deque[RefusedEvent]()
         self._kept[project] = kept  # last, so that the first one had no refused event for longest

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from eventmill.cli.operating import Json, add_operator_commands
+from eventmill.cli.questions import add_question_commands
 from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.text import escape
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 add_operator_commands(app)
+add_question_commands(app)
 
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Address on which the API listens.", show_default=False)

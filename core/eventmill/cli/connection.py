@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from eventmill.errors import ConfigurationError, EventmillError
+from eventmill.runtime.asgi_transport import AsgiTransport
 from eventmill.runtime.backends import DATA_FOLDER, Choice, choose_existing
 from eventmill.runtime.logs import start_log
 from eventmill.runtime.sending import check_url, hide_password
@@ -73,6 +74,16 @@ class Connection:
             content = await self._request("GET", path, params=given)
         return self._decode([content], kind)[0]
 
+    async def stream(self, path: str, parameters: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """Yield the response in chunks, of any length. Raise as `get`, also in the middle."""
+        async with self._open("GET", path, params=dict(parameters)) as response:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+
+    async def delete(self, path: str, kind: Any, **parameters: Any) -> Any:
+        """Return the JSON response, which must be of this type. Raise as `get`."""
+        return self._decode([await self._request("DELETE", path, params=parameters)], kind)[0]
+
     async def post(self, path: str, kind: Any, body: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the lines of the JSON response, at least one; each must be of this type. Raise as `get`.
 
@@ -100,18 +111,27 @@ class Connection:
         return values
 
     async def _request(self, method: str, path: str, **options: Any) -> bytes:
-        content = bytearray()
+        async with self._open(method, path, **options) as response:
+            return await self._read(response)
+
+    @asynccontextmanager
+    async def _open(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
+        """Yield a successful response whose content is not read yet. Raise as `get`."""
         try:
             async with self._client.stream(method, path, **options) as response:
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > MAX_RESPONSE_BYTES:
-                        raise RequestFailed(f"the response of {self.name} is too large: this is not eventmill")
+                if not response.is_success:
+                    raise _explain(self.name, response.status_code, await self._read(response))
+                yield response
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise RequestFailed(f"{self.name} does not answer: {error or type(error).__name__}") from None
-        if response.is_success:
-            return bytes(content)
-        raise _explain(self.name, response.status_code, bytes(content))
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise RequestFailed(f"the response of {self.name} is too large: this is not eventmill")
+        return bytes(content)
 
 
 def _explain(name: str, status: int, content: bytes) -> EventmillError:
@@ -126,6 +146,12 @@ def _explain(name: str, status: int, content: bytes) -> EventmillError:
         return ConfigurationError(option + message.removeprefix(field) if message.startswith(field) else message)
     text = f"{name} answered {status}: {message}"
     return ConfigurationError(text) if status in _USAGE else RequestFailed(text)
+
+
+async def ask(target: Target, path: str, kind: Any, parameters: Mapping[str, Any]) -> Any:
+    """Connect, and return the response to one GET."""
+    async with connect(target) as connection:
+        return await connection.get(path, kind, **parameters)
 
 
 @asynccontextmanager
@@ -158,7 +184,7 @@ async def _reach(
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}; or name an API with --url or EVENTMILL_URL") from None
     app = await stack.enter_async_context(_application(settings, choice))
-    return httpx.ASGITransport(app, raise_app_exceptions=False), "http://here", "eventmill"
+    return AsgiTransport(app), "http://here", "eventmill"
 
 
 async def _find_run(folder: Path, settings: Settings, target: Target) -> httpx.AsyncBaseTransport | None:

@@ -49,12 +49,13 @@ To = Annotated[str | None, typer.Option("--to", help="Only events at or before t
 
 def add_operator_commands(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (check, status, query, lookup, refused, pause, resume):
+    for command in (check, status, lookup, refused, pause, resume):
         app.command()(command)
     app.add_typer(dead, name="dead")
 
 
-def _target(url: str | None, key: str | None, data: Path | None, project: str | None = None) -> "Target":
+def target_of(url: str | None, key: str | None, data: Path | None, project: str | None = None) -> "Target":
+    """Return the deployment that the options of a command name."""
     from eventmill.cli.connection import Target
 
     return Target(url, key, data, project)
@@ -73,7 +74,7 @@ def check(
     """
     from eventmill.cli import check as command
 
-    command.check(_target(url, key, data), as_json=json, is_strict=strict)
+    command.check(target_of(url, key, data), as_json=json, is_strict=strict)
 
 
 def status(
@@ -93,26 +94,7 @@ def status(
     """
     from eventmill.cli import status as command
 
-    command.show(_target(url, key, data), as_json=json, seconds=seconds, watch=watch)
-
-
-def query(
-    event_name: Annotated[str, typer.Argument(help="The name of the events.")],
-    start: Annotated[
-        str | None, typer.Option("--from", help="Start: unix seconds or RFC 3339. Default: 24 hours ago.")
-    ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="End, inclusive. Default: now.")] = None,
-    group_by: Annotated[str | None, typer.Option(help="A dimension: channel, hour or day.")] = None,
-    json: Json = False,
-    url: Url = None,
-    key: ReadKey = None,
-    project: Project = None,
-    data: Data = None,
-) -> None:
-    """Count events and unique users."""
-    from eventmill.cli import query as command
-
-    command.query(_target(url, key, data, project), event_name, start, end, group_by, as_json=json)
+    command.show(target_of(url, key, data), as_json=json, seconds=seconds, watch=watch)
 
 
 def lookup(
@@ -132,7 +114,7 @@ def lookup(
     """
     from eventmill.cli import lookup as command
 
-    command.lookup(_target(url, key, data, project), event_id, user, start, end, as_json=json)
+    command.lookup(target_of(url, key, data, project), event_id, user, start, end, as_json=json)
 
 
 def refused(
@@ -146,7 +128,7 @@ def refused(
     """Show the latest events that the running API refused, newest first, and why."""
     from eventmill.cli import refused as command
 
-    command.show(_target(url, key, data, project), limit, as_json=json)
+    command.show(target_of(url, key, data, project), limit, as_json=json)
 
 
 def pause(
@@ -158,14 +140,14 @@ def pause(
     """Let all consumers receive nothing, also after a restart. Events are accepted and wait in the queue."""
     from eventmill.cli import pause as command
 
-    command.pause(_target(url, key, data), reason)
+    command.pause(target_of(url, key, data), reason)
 
 
 def resume(url: Url = None, key: Key = None, data: Data = None) -> None:
     """Let the consumers receive again."""
     from eventmill.cli import pause as command
 
-    command.resume(_target(url, key, data))
+    command.resume(target_of(url, key, data))
 
 
 dead = typer.Typer(help="List, show, replay and purge dead letters.", no_args_is_help=True)
@@ -188,7 +170,7 @@ def list_dead(
     from eventmill.cli import dead as command
 
     wanted = command.Selection((), reason, event_name, since, until)
-    command.show_list(wanted, _target(url, key, data), as_json=json, is_full=full, limit=limit)
+    command.show_list(wanted, target_of(url, key, data), as_json=json, is_full=full, limit=limit)
 
 
 @dead.command("show")
@@ -201,7 +183,7 @@ def show_dead(
     """Print one dead letter with its events as JSON."""
     from eventmill.cli import dead as command
 
-    command.show_one(command.Selection((id,)), _target(url, key, data))
+    command.show_one(command.Selection((id,)), target_of(url, key, data))
 
 
 @dead.command("replay")
@@ -220,7 +202,7 @@ def replay_dead(
     from eventmill.cli import dead as command
 
     wanted = command.Selection(tuple(ids or ()), reason, event_name, since, until)
-    command.settle(wanted, _target(url, key, data), replay=True, dry_run=dry_run, everything=False)
+    command.settle(wanted, target_of(url, key, data), replay=True, dry_run=dry_run, everything=False)
 
 
 @dead.command("purge")
@@ -242,4 +224,4 @@ def purge_dead(
     if not (ids or reason or event_name or since or until or everything or dry_run):
         raise ConfigurationError("say which dead letters to delete, or use --all")
     wanted = command.Selection(tuple(ids or ()), reason, event_name, since, until)
-    command.settle(wanted, _target(url, key, data), replay=False, dry_run=dry_run, everything=everything)
+    command.settle(wanted, target_of(url, key, data), replay=False, dry_run=dry_run, everything=everything)

@@ -1,5 +1,7 @@
 """What commands print: colors and tables on a terminal, plain text in a pipe."""
 
+import csv
+import json
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from eventmill.text import escape
+
+
+def print_answer(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], answer: object, *, as_json: bool, as_csv: bool
+) -> None:
+    """Print an answer: as JSON, as CSV with a header, or as a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(answer) + "\n")
+    elif as_csv:
+        csv.writer(sys.stdout).writerows([columns, *rows])
+    else:
+        print_table(columns, rows)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,35 +1,90 @@
-"""eventmill query: count events and unique users."""
+"""eventmill query: count events and unique users, or measure a property."""
 
 import asyncio
-import json
 import sys
-import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eventmill.api.metrics import MetricsResponse
-from eventmill.cli.connection import Target, connect
-from eventmill.cli.output import print_table
+from eventmill.cli.connection import Target, ask
+from eventmill.cli.output import print_answer
+from eventmill.queries.buckets import UNITS
 
-DAY_SECONDS = 86_400
+_BARS = "▁▂▃▄▅▆▇█"
+_MAX_SERIES = 10
+_WIDTH = 60
 
 
-def query(
-    target: Target, event_name: str, start: str | None, end: str | None, group_by: str | None, *, as_json: bool
-) -> None:
-    """Print the answer of GET /metrics; by default for the last 24 hours."""
-    start, end = start or f"{time.time() - DAY_SECONDS:.0f}", end or f"{time.time():.0f}"
-    answer = asyncio.run(_ask(target, event_name, start, end, group_by))
-    if as_json:
-        sys.stdout.write(json.dumps(answer) + "\n")
+def parameters(
+    event_names: Sequence[str] | None, where: Sequence[str] | None, wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the parameters of a request; filters are cut at the first `=`, as in a query string."""
+    given: defaultdict[str, list[Any]] = defaultdict(list)
+    for each in where or ():
+        name, _, value = each.partition("=")
+        given[name].append(value)
+    given["event_name"] += event_names or ()
+    return dict(given) | {name: value for name, value in wanted.items() if value is not None}
+
+
+def query(target: Target, wanted: Mapping[str, Any], *, as_json: bool, as_csv: bool) -> None:
+    """Print the answer of GET /metrics."""
+    answer = asyncio.run(ask(target, "/metrics", MetricsResponse, wanted))
+    by = _listed(answer["group_by"])
+    figures = [name for name in ("total_count", "unique_count", "value") if name in answer]
+    titles = {"total_count": "events", "unique_count": "users", "value": answer.get("measure", "")}
+    columns = [*(by or [""]), *(titles[name] for name in figures)]
+    rows = [[*map(_text, _listed(group["group_value"])), *_cells(group, figures)] for group in answer["groups"]]
+    rest = [""] * (len(by) - 1)
+    for group in answer.get("other", ()):
+        time = [each or "" for each in _listed(group["group_value"])]
+        rows.append([*(["other", *time, *rest][: len(by)]), *_cells(group, figures)])
+    rows.append([_name(answer, by), *rest, *_cells(answer, figures)])
+    if previous := answer.get("previous"):
+        rows.append(["before", *rest, *_cells(previous, figures)])
+    print_answer(columns, rows, answer, as_json=as_json, as_csv=as_csv)
+    if not as_json and not as_csv and sys.stdout.isatty():
+        _print_series(answer, by, figures[-1] if "measure" in answer else figures[0])
+
+
+def _name(answer: Mapping[str, Any], by: Sequence[str]) -> str:
+    """Return what the row of the total is called."""
+    names = _listed(answer["event_name"])
+    return "all" if by or not names else ", ".join(names)
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a value that is alone in a response as a list."""
+    if isinstance(value, list):
+        return value
+    return [value]
+
+
+def _cells(counted: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    return ["" if counted.get(name) is None else f"{counted[name]:.12g}" for name in figures]
+
+
+def _text(value: str | None) -> str:
+    return "(missing)" if value is None else value
+
+
+def _print_series(answer: Mapping[str, Any], by: Sequence[str], figure: str) -> None:
+    """Print a line of bars for each series of times."""
+    times = [place for place, name in enumerate(by) if name in UNITS]
+    if not times:
         return
-    rows = [
-        tuple(map(str, (group["group_value"], group["total_count"], group["unique_count"])))
-        for group in [*answer["groups"], answer | {"group_value": "all"}]
-    ]
-    print_table((group_by or event_name, "events", "users"), rows)
+    series: defaultdict[str, list[float]] = defaultdict(list)
+    for group in answer["groups"]:
+        others = [_text(value) for place, value in enumerate(_listed(group["group_value"])) if place not in times]
+        series[" ".join(others)].append(group.get(figure) or 0)
+    for name, values in list(series.items())[:_MAX_SERIES]:
+        sys.stdout.write(f"{bars(values)}  {name}\n")
 
 
-async def _ask(target: Target, event_name: str, start: str, end: str, group_by: str | None) -> Any:
-    wanted = {"event_name": event_name, "from": start, "to": end, "group_by": group_by}
-    async with connect(target) as connection:
-        return await connection.get("/metrics", MetricsResponse, **wanted)
+def bars(values: Sequence[float]) -> str:
+    """Return a line of bars, at most 60 of them: each is the greatest of its values."""
+    step = -(-len(values) // _WIDTH)
+    shown = [max(values[start : start + step]) for start in range(0, len(values), step)]
+    most = max([*shown, 0]) or 1
+    return "".join(_BARS[max(0, min(len(_BARS) - 1, int(value / most * len(_BARS))))] for value in shown)

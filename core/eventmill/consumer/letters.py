@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
+
 from eventmill import frames
 from eventmill.consumer.paging import Pager
 from eventmill.errors import InvalidQuery, UndecodableMessage, UnknownFrameVersion
@@ -184,6 +186,45 @@ async def sample(queue: Queue, limit: int) -> Found:
                 break
         found.missed = pager.missed
     return found
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """What became of a user in dead letters: the removed events, and letters that could not be read or were missed."""
+
+    events: int = 0
+    unreadable: int = 0
+    missed: int = 0
+
+
+async def forget_user(queue: Queue, project: str, user_id: str) -> Forgotten:
+    """Remove the user's events from all dead letters; a letter with other events is published again without them.
+
+    Raise QueueUnavailable; some letters may be done then.
+    """
+    forgotten = Forgotten()
+    async with Pager(queue.dead) as pager:
+        async for page in pager.pages():
+            for letter in await asyncio.to_thread(_choose, page, DeadLetterFilter()):
+                try:
+                    events = frames.decode_frame(letter.record.body)
+                except (UndecodableMessage, UnknownFrameVersion):
+                    forgotten.unreadable += 1
+                    continue
+                rest = [line for event, line in events if (event.project, event.user_id) != (project, user_id)]
+                if len(rest) < len(events):
+                    await _replace(queue, letter, rest)
+                    await pager.ack([letter.delivery])
+                    forgotten.events += len(events) - len(rest)
+        forgotten.missed = pager.missed
+    return forgotten
+
+
+async def _replace(queue: Queue, letter: DeadLetter, lines: Sequence[bytes]) -> None:
+    """Publish the dead letter again with only these lines, if there are any."""
+    if lines:
+        record = msgspec.structs.replace(letter.record, body=frames.encode_frame(lines))
+        await queue.dead.publish([frames.encode_dead(record)], time.monotonic() + PUBLISH_SECONDS)
 
 
 async def settle(

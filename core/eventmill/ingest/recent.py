@@ -28,6 +28,7 @@ class RecentFrames:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._bytes = self._raw_bytes = 0
         self._max_bytes = max_bytes
+        self._forgotten: dict[tuple[str, str], int] = {}
 
     def add(self, bodies: Iterable[bytes]) -> None:
         """Keep these frames, and forget the oldest ones."""
@@ -41,6 +42,13 @@ class RecentFrames:
             self._bytes -= len(oldest)
             self._raw_bytes -= frames.raw_size(oldest)
 
+    def forget_user(self, project: str, user_id: str, until_ms: int) -> None:
+        """Never find events of this user until this time again."""
+        self._forgotten[project, user_id] = max(until_ms, self._forgotten.get((project, user_id), until_ms))
+
+    def _is_forgotten(self, event: Event) -> bool:
+        return event.timestamp_ms <= self._forgotten.get((event.project, event.user_id), -1)
+
     def find(self, project: str, name: str, value: str, limit: int) -> list[Accepted]:
         """Return events of the project whose field has this text, newest first. This takes up to 0.1 s of CPU."""
         needle = b'"%b":%b' % (name.encode(), msgspec.json.encode(value))
@@ -49,7 +57,8 @@ class RecentFrames:
             for line in frames.split_frame(body):
                 if needle in line:
                     event = decode_line(line)
-                    if event.project == project and getattr(event, name) == value:
+                    is_wanted = event.project == project and getattr(event, name) == value
+                    if is_wanted and not self._is_forgotten(event):
                         found.append(Accepted(event, accepted_at_ms))
             if len(found) >= limit:
                 break

@@ -9,7 +9,7 @@ from eventmill.event import Event
 from eventmill.queries.properties import Property
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "has", "lacks"]
-ORDER: dict[str, Callable[[float, float], bool]] = {
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -33,7 +33,7 @@ class Condition:
 
     def matches(self, event: Event) -> bool:
         """Return whether the event meets the condition."""
-        if compare := ORDER.get(self.operator):
+        if compare := COMPARISONS.get(self.operator):
             number = self.property.number(event)
             return number is not None and compare(number, self.number)
         present = self.property.values(event)

@@ -9,12 +9,13 @@ from typing import cast
 from eventmill.errors import InvalidQuery
 from eventmill.fields import MAX_NAME_CHARACTERS
 from eventmill.queries.buckets import parse_tz
-from eventmill.queries.conditions import ORDER, Condition, Operator
+from eventmill.queries.conditions import COMPARISONS, Condition, Operator
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.properties import METADATA, TAG, TEXT_FIELDS, parse_property
 from eventmill.queries.spans import DAY_SECONDS, Span, parse_span
 
-COMMON = ("event_name", "from", "to", "tz", "has", "lacks")
+PRESENCE = ("has", "lacks")
+COMMON = ("event_name", "from", "to", "tz", *PRESENCE)
 MAX_CONDITIONS = 20
 MAX_VALUES = 100  # of one condition, and names of events
 _COMPARISON = re.compile(r"((?:[^<>\\]|\\.)*)([<>])(.*)", re.DOTALL)
@@ -26,14 +27,14 @@ class Parameters:
 
     Args:
         items: names and values in their order.
-        names: the names beside `COMMON`; all others are filters.
+        names: the names of parameters; all others are filters.
         default_seconds: the length of the span without `from`.
     """
 
     def __init__(
         self, items: Iterable[tuple[str, str]], names: Collection[str], default_seconds: int = DAY_SECONDS
     ) -> None:
-        self._names = (*COMMON, *names)
+        self._names = tuple(names)
         self._default_seconds = default_seconds
         self._values: dict[str, list[str]] = {}
         self._filters: dict[tuple[str, Operator], list[str]] = {}
@@ -84,7 +85,7 @@ class Parameters:
         if names and len(names) > MAX_VALUES:
             raise InvalidQuery(f"event_name may be given {MAX_VALUES} times", "event_name")
         for name in names or ():
-            check_event_name(name, "event_name")
+            check_event_name(name)
         return names
 
     def filter(self, project: str) -> EventFilter:
@@ -117,6 +118,12 @@ class Parameters:
         )
 
 
+def parse_filters(filters: Iterable[str]) -> tuple[Condition, ...]:
+    """Return the conditions of texts such as `channel=web` or `has=metadata.price`. Raise InvalidQuery."""
+    pairs = (each.partition("=") for each in filters)
+    return Parameters(((name, value) for name, _, value in pairs), PRESENCE).where()
+
+
 def condition(name: str, operator: Operator, values: Collection[str]) -> Condition:
     """Return a condition on the property of this name. Raise InvalidQuery."""
     found = parse_property(name, name[:64])
@@ -124,7 +131,7 @@ def condition(name: str, operator: Operator, values: Collection[str]) -> Conditi
         return Condition(found, operator)
     if len(values) > MAX_VALUES:
         raise InvalidQuery(f"{name[:64]} may have {MAX_VALUES} values", name[:64])
-    if operator not in ORDER:
+    if operator not in COMPARISONS:
         return Condition(found, operator, tuple(values))
     if not found.keys:
         raise InvalidQuery(f"{name[:64]} is a text: {operator} compares numbers in the metadata", name[:64])
@@ -133,10 +140,10 @@ def condition(name: str, operator: Operator, values: Collection[str]) -> Conditi
     return Condition(found, operator, number=_number(next(iter(values)), name))
 
 
-def check_event_name(name: str, parameter: str) -> None:
+def check_event_name(name: str) -> None:
     """Raise InvalidQuery if no event can have this name."""
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-        raise InvalidQuery(f"event_name must be a string of 1 to {MAX_NAME_CHARACTERS} characters", parameter)
+        raise InvalidQuery(f"event_name must be a string of 1 to {MAX_NAME_CHARACTERS} characters", "event_name")
 
 
 def _value(name: str, value: str) -> str:

@@ -11,7 +11,8 @@ from eventmill.event import MAX_TIME_MS
 from eventmill.times import parse_time
 
 DAY_SECONDS = 86_400
-_UNITS = {"m": 60, "h": 3600, "d": DAY_SECONDS, "w": 7 * DAY_SECONDS}
+DEFAULT_DAYS_SECONDS = 30 * DAY_SECONDS  # of questions that need a longer span
+UNIT_SECONDS = {"m": 60, "h": 3600, "d": DAY_SECONDS, "w": 7 * DAY_SECONDS}
 _RELATIVE = re.compile(r"-([0-9]{1,7})([mhdw])")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SECOND_US = 1_000_000
@@ -63,7 +64,7 @@ def parse_span(start: str | None, end: str | None, tz: str = "UTC", default_seco
 
 def _parse(text: str, name: str, tz: str, now_us: int) -> int:
     if relative := _RELATIVE.fullmatch(text):
-        time_us = now_us - int(relative[1]) * _UNITS[relative[2]] * _SECOND_US
+        time_us = now_us - int(relative[1]) * UNIT_SECONDS[relative[2]] * _SECOND_US
     else:
         try:
             time_us = _midnight(text, tz, is_end=name == "to") if _DATE.fullmatch(text) else parse_time(text)

@@ -9,16 +9,29 @@ import msgspec
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from eventmill.errors import InvalidQuery, QueryTooLarge
-from eventmill.event import Event
-from eventmill.queries.buckets import DATES, UNITS, Bucket
-from eventmill.queries.conditions import ORDER, Condition, Operator
-from eventmill.queries.filters import EventFilter
-from eventmill.queries.funnels import FunnelQuery
-from eventmill.queries.metrics import NUMERIC, Measure, MetricsQuery
-from eventmill.queries.properties import TAG, TEXT_FIELDS, Property, join_path, parse_property
-from eventmill.queries.retention import RetentionQuery
-from eventmill.queries.steps import Step
+from eventmill import (
+    COMPARISONS,
+    DATES,
+    NUMERIC,
+    TAG,
+    TEXT_FIELDS,
+    UNITS,
+    Bucket,
+    Condition,
+    Event,
+    EventFilter,
+    FunnelQuery,
+    InvalidQuery,
+    Measure,
+    MetricsQuery,
+    Operator,
+    Property,
+    QueryTooLarge,
+    RetentionQuery,
+    Step,
+    join_path,
+    parse_property,
+)
 from eventmill.testing.events import make_event
 
 TEXTS = [
@@ -109,7 +122,7 @@ def properties() -> st.SearchStrategy[Property]:
 def conditions(draw: st.DrawFn) -> Condition:
     """Any condition."""
     operator = draw(st.sampled_from(OPERATORS))
-    if operator in ORDER:
+    if operator in COMPARISONS:
         return Condition(draw(METADATA), operator, number=draw(_NUMBERS))
     if operator in ("has", "lacks"):
         return Condition(draw(properties()), operator)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from eventmill import Bucket, Condition, Dimension, Property
+from eventmill import COMPARISONS, Bucket, Condition, Dimension, Property
 
-COMPARED = ("<", "<=", ">", ">=")
 _DATES = {"day": "toDate", "week": "toMonday", "month": "toStartOfMonth"}
 _STEPS = {"minute": 60, "hour": 3600}
 
@@ -48,7 +47,7 @@ def number(subject: Property, values: Values) -> str:
 def condition(wanted: Condition, values: Values) -> str:
     """Return the expression of a condition, which is never NULL."""
     subject, operator = wanted.property, wanted.operator
-    if operator in COMPARED:
+    if operator in COMPARISONS:
         return f"ifNull({number(subject, values)} {operator} {values.bind('Float64', wanted.number)}, 0)"
     if operator in ("has", "lacks"):
         expression = _is_present(subject, values)

@@ -9,15 +9,14 @@ from eventmill import (
     MAX_TIME_MS,
     EventBatch,
     EventFilter,
+    FunnelQuery,
     Measure,
     MetricsQuery,
     Property,
+    RetentionQuery,
     Store,
     reference,
 )
-from eventmill.queries.funnels import FunnelQuery
-from eventmill.queries.retention import RetentionQuery
-from eventmill.queries.tally import latest
 from eventmill.testing.events import make_event
 from eventmill.testing.questions import (
     ERASED,
@@ -31,7 +30,7 @@ from eventmill.testing.questions import (
 from eventmill.testing.store_contract.suite import StoreSuite, everything, in_order, insert, scan_all
 
 EVENTS = make_hard_events(600)
-ANSWERED = [event for event in latest(EVENTS) if event.user_id != ERASED]
+ANSWERED = [event for event in reference.latest(EVENTS) if event.user_id != ERASED]
 QUESTIONS = settings(
     max_examples=100,
     derandomize=True,  # a test that fails, fails again

@@ -8,17 +8,20 @@ import pytest
 
 from eventmill import (
     ALL_TIME,
+    UNITS,
+    Bucket,
+    Dimension,
     Event,
     EventBatch,
     EventFilter,
     MetricsQuery,
+    Property,
     Store,
     StoreBackend,
     StoreMisconfigured,
     StoreUnavailable,
     reference,
 )
-from eventmill.queries.metrics import parse_dimension
 from eventmill.testing.contract import LIMIT_SECONDS, Contract, limited
 from eventmill.testing.events import NOON_MS
 
@@ -73,7 +76,11 @@ def in_order(events: Sequence[Event]) -> list[Event]:
 def metrics_query(event_name: str = "page_view", group_by: str | None = None, **fields: Any) -> MetricsQuery:
     bounds = {"start_ms": NOON_MS - 30 * DAY_MS, "end_ms": NOON_MS + 30 * DAY_MS}
     wanted = EventFilter(**({"project": "default", "event_names": (event_name,)} | bounds | fields))
-    return MetricsQuery(wanted, (parse_dimension(group_by, "UTC"),) if group_by else ())
+    return MetricsQuery(wanted, (_dimension(group_by),) if group_by else ())
+
+
+def _dimension(name: str) -> Dimension:
+    return Bucket(name) if name in UNITS else Property(name)
 
 
 class StoreSuite(Contract):

@@ -1,0 +1,145 @@
+"""GET /events: raw events, newest first, as pages or as a stream; and all events of one user."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from eventmill.api.errors import document
+from eventmill.api.questions import declare, describe, parameters_of
+from eventmill.api.receipts import STORED_FIELDS, StoredEventResponse, find_event, to_stored
+from eventmill.errors import InvalidQuery
+from eventmill.event import ALL_TIME, Event, Position, to_sent_form
+from eventmill.hookspecs import Services, principal_of
+from eventmill.queries.cursors import read_cursor, write_cursor
+from eventmill.queries.filters import EventFilter
+from eventmill.queries.lookup import PAGE_EVENTS
+from eventmill.queries.parameters import Parameters
+
+PARAMETERS = ("limit", "cursor", "format")
+MAX_PAGE, DEFAULT_PAGE = 1_000, 100
+MAX_STREAM = 999_999_999
+FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+_DESCRIPTION = describe("Return events, newest first. With `timestamp` and `event_id`, look one up.")
+
+
+class EventsResponse(BaseModel):
+    """A page of events, newest first. `next` is the cursor of the next page, null at the end."""
+
+    events: list[StoredEventResponse]  # type: ignore[valid-type]  # a type built from the table of fields
+    next: str | None
+
+
+_CONTENT = {media.partition(";")[0]: {"schema": {"type": "string"}} for media in FORMATS.values()}
+
+
+def create_router(services: Services) -> APIRouter:
+    """Return the routes of raw events."""
+    router = APIRouter(tags=["events"])
+
+    @router.get(
+        "/events",
+        summary="List stored events, or look one up",
+        description=_DESCRIPTION,
+        response_model=EventsResponse | list[StoredEventResponse],  # type: ignore[valid-type]
+        responses=document(400, 503) | {200: {"content": _CONTENT}},
+        openapi_extra=declare(*PARAMETERS, "timestamp"),
+    )
+    async def events(request: Request) -> Any:
+        if "timestamp" in request.query_params:
+            return await find_event(services, request)
+        parameters = parameters_of(request, PARAMETERS)
+        return await _answer(services, request, parameters, parameters.filter(principal_of(request.scope).project))
+
+    @router.get(
+        "/users/{user_id:path}/events",
+        summary="List all events of a user",
+        response_model=EventsResponse,
+        responses=document(400, 503) | {200: {"content": _CONTENT}},
+        openapi_extra=declare(*PARAMETERS),
+    )
+    async def of_user(request: Request, user_id: str) -> Any:
+        """Return the user's events of all times, or those that match, in the same forms as GET /events."""
+        parameters = parameters_of(request, PARAMETERS)
+        project = principal_of(request.scope).project
+        is_bounded = parameters.one("from") or parameters.one("to")
+        start_ms, end_ms = (parameters.span.start_ms, parameters.span.end_ms) if is_bounded else ALL_TIME
+        names, where = parameters.event_names(), parameters.where()
+        wanted = EventFilter(project, start_ms, end_ms, names, user_id=user_id, where=where)
+        return await _answer(services, request, parameters, wanted)
+
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads matching events of the store, page by page, each within the limits for queries."""
+
+    services: Services
+    wanted: EventFilter
+
+    async def read(self, before: Position | None, limit: int, request: Request | None = None) -> list[Event]:
+        """Return up to `limit` events after the position; fewer only at the end."""
+        events: list[Event] = []
+        while len(events) < limit:
+            size, after = min(PAGE_EVENTS, limit - len(events)), events[-1].position if events else before
+            page = await self.services.query(
+                lambda store, after=after, size=size: store.scan(self.wanted, after, size),  # type: ignore[misc]
+                request.receive if request else None,
+                self.wanted.project,
+            )
+            if not page:
+                break
+            events += page
+        return events
+
+
+async def _answer(services: Services, request: Request, parameters: Parameters, wanted: EventFilter) -> Response:
+    reader, before = _Reader(services, wanted), read_cursor(parameters.one("cursor"))
+    form = parameters.one("format") or "json"
+    if form == "json":
+        limit = parameters.number("limit", DEFAULT_PAGE, MAX_PAGE)
+        events = await reader.read(before, limit, request)
+        following = write_cursor(events[-1]) if len(events) == limit else None
+        return JSONResponse({"events": [to_stored(event) for event in events], "next": following})
+    if form not in FORMATS:
+        raise InvalidQuery(f"format must be json, {' or '.join(FORMATS)}, not {form[:64]!r}", "format")
+    limit = parameters.number("limit", MAX_STREAM, MAX_STREAM)
+    first = await reader.read(before, min(PAGE_EVENTS, limit), request)  # so that an error still has its status
+    encode = _to_csv if form == "csv" else _to_ndjson
+    headers = {"Content-Disposition": f'attachment; filename="events.{form}"'}
+    return StreamingResponse(_stream(reader, first, limit, encode), media_type=FORMATS[form], headers=headers)
+
+
+async def _stream(reader: _Reader, page: Sequence[Event], limit: int, encode: Any) -> AsyncIterator[bytes]:
+    """Yield the events page by page, so that memory does not grow with their number."""
+    yield encode([], is_first=True)
+    while page:
+        yield encode(page)
+        limit -= len(page)
+        if limit <= 0:
+            return
+        page = await reader.read(page[-1].position, min(PAGE_EVENTS, limit))
+
+
+def _to_ndjson(events: Sequence[Event], *, is_first: bool = False) -> bytes:
+    """Return lines that can be posted to /events/bulk."""
+    return b"".join(json.dumps(to_sent_form(event), ensure_ascii=False).encode() + b"\n" for event in events)
+
+
+def _to_csv(events: Sequence[Event], *, is_first: bool = False) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    if is_first:
+        writer.writerow(STORED_FIELDS)
+    for event in events:
+        stored = to_stored(event)
+        values = [stored[name] for name in STORED_FIELDS]
+        writer.writerow(json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values)
+    return text.getvalue().encode()

@@ -1,0 +1,120 @@
+"""GET /events/live: stored events as they appear, as server-sent events."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from eventmill.api.errors import document
+from eventmill.api.questions import declare, describe, parameters_of
+from eventmill.api.receipts import to_stored
+from eventmill.errors import Overloaded, StoreUnavailable
+from eventmill.event import ALL_TIME, CLOCK_SKEW_MS, Event, Identity
+from eventmill.hookspecs import Services, principal_of
+from eventmill.queries.filters import EventFilter
+from eventmill.shutdown import Shutdown
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+WINDOW_MS = 3_600_000
+MAX_EVENTS = 500  # in one poll
+MAX_LISTENERS = 100
+_QUEUED_POLLS = 10  # of a listener that reads slowly; it misses what comes then
+_BEAT = b": still here\n\n"
+
+
+class Live:
+    """Polls the store once per second for each project that has listeners."""
+
+    def __init__(self, services: Services, shutdown: Shutdown) -> None:
+        self._services = services
+        self._shutdown = shutdown
+        self._listeners: dict[str, set[asyncio.Queue[list[Event]]]] = {}
+        self._pollers: dict[str, asyncio.Task[None]] = {}
+
+    async def listen(self, wanted: EventFilter) -> AsyncIterator[bytes]:
+        """Yield the events that match, as they are stored, in the format of server-sent events."""
+        with self._subscribed(wanted.project) as polls:
+            yield _BEAT
+            while not self._shutdown.is_asked:
+                events = await polls.get()
+                matching = [event for event in events if wanted.matches(event)]
+                yield b"".join(_encode(event) for event in matching) or _BEAT
+
+    def check_room(self) -> None:
+        """Raise Overloaded if too many clients listen, StoreUnavailable if there is no store."""
+        if self._services.store is None:
+            raise StoreUnavailable("this process has no store")
+        if sum(map(len, self._listeners.values())) >= MAX_LISTENERS:
+            raise Overloaded(f"{MAX_LISTENERS} clients listen already")
+
+    @contextmanager
+    def _subscribed(self, project: str) -> Iterator[asyncio.Queue[list[Event]]]:
+        listeners = self._listeners.setdefault(project, set())
+        polls: asyncio.Queue[list[Event]] = asyncio.Queue(_QUEUED_POLLS)
+        listeners.add(polls)
+        if len(listeners) == 1:
+            self._pollers[project] = asyncio.create_task(self._poll(project, listeners), name="eventmill-live")
+        try:
+            yield polls
+        finally:
+            listeners.discard(polls)
+            if not listeners:
+                self._pollers.pop(project).cancel()
+                del self._listeners[project]
+
+    async def _poll(self, project: str, listeners: set[asyncio.Queue[list[Event]]]) -> None:
+        """Send new events to all listeners, oldest first; an empty list each second without any."""
+        known: dict[Identity, int] | None = None
+        while True:
+            try:
+                events = await self._newest(project)
+            except Exception as error:
+                log.warning("cannot read new events (%s): %s", type(error).__name__, error)
+                events = []
+            else:
+                seen = {event.identity: event.version for event in events}
+                fresh = [event for event in events if known is not None and known.get(event.identity) != event.version]
+                known, events = seen, fresh
+            for polls in listeners:
+                if not polls.full():
+                    polls.put_nowait(list(reversed(events)))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _newest(self, project: str) -> list[Event]:
+        now_ms = time.time_ns() // 1_000_000
+        span = EventFilter(project, now_ms - WINDOW_MS, now_ms + CLOCK_SKEW_MS)
+        return await self._services.query(lambda store: store.scan(span, None, MAX_EVENTS), None, project)
+
+
+def _encode(event: Event) -> bytes:
+    return b"data: " + json.dumps(to_stored(event)).encode() + b"\n\n"
+
+
+def create_router(live: Live) -> APIRouter:
+    """Return the route GET /events/live."""
+    router = APIRouter(tags=["events"])
+
+    @router.get(
+        "/events/live",
+        summary="Listen to events as they are stored",
+        description=describe("Send stored events of the last hour as server-sent events, at most a second later."),
+        response_class=StreamingResponse,
+        responses=document(400, 503) | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        openapi_extra=declare(),
+    )
+    async def listen(request: Request) -> StreamingResponse:
+        wanted = parameters_of(request, ()).filter(principal_of(request.scope).project)
+        live.check_room()
+        span = EventFilter(wanted.project, *ALL_TIME, wanted.event_names, where=wanted.where)
+        return StreamingResponse(
+            live.listen(span), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    return router
