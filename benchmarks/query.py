@@ -20,6 +20,7 @@ from clickhouse_connect.driver.client import Client
 
 from eventmill import EventFilter, MetricsQuery, parse_property
 from eventmill_store_clickhouse import metrics, migrations, queries
+from eventmill_store_clickhouse.properties import Table
 from figures import Figure, compare, in_turn
 
 ROUNDS = 7
@@ -116,7 +117,7 @@ def _against_reference(
 def _ours(span: tuple[int, int], group_by: Any) -> tuple[str, dict[str, Any]]:
     wanted = EventFilter("default", span[0] * 1000, span[1] * 1000, (EVENT_NAME,))
     query = MetricsQuery(wanted, (parse_property(group_by, "group_by"),) if group_by else ())
-    return metrics.select(query, has_erasures=False)
+    return metrics.select(query, Table(has_erasures=False))
 
 
 def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping[str, Any]) -> tuple[float, Any]:

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from eventmill.queries.lookup import MAX_SECONDS as MAX_SECONDS
     from eventmill.queries.metrics import MAX_GROUPS as MAX_GROUPS
     from eventmill.queries.metrics import NUMERIC as NUMERIC
+    from eventmill.queries.metrics import QUANTILES as QUANTILES
     from eventmill.queries.metrics import Dimension as Dimension
     from eventmill.queries.metrics import Group as Group
     from eventmill.queries.metrics import Measure as Measure
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
     from eventmill.queries.metrics import MetricsQuery as MetricsQuery
     from eventmill.queries.metrics import Row as Row
     from eventmill.queries.metrics import build_metrics as build_metrics
+    from eventmill.queries.properties import ARRAY as ARRAY
+    from eventmill.queries.properties import OBJECT as OBJECT
     from eventmill.queries.properties import TAG as TAG
     from eventmill.queries.properties import TEXT_FIELDS as TEXT_FIELDS
     from eventmill.queries.properties import Property as Property
@@ -122,9 +125,9 @@ _PUBLIC = {
     "eventmill.queries.funnels": "Funnel FunnelGroup FunnelQuery FunnelStep build_funnel",
     "eventmill.queries.lookup": "MAX_SECONDS",
     "eventmill.queries.metrics": """
-        Dimension Group MAX_GROUPS Measure Metrics MetricsQuery NUMERIC Row build_metrics
+        Dimension Group MAX_GROUPS Measure Metrics MetricsQuery NUMERIC QUANTILES Row build_metrics
     """,
-    "eventmill.queries.properties": "Property TAG TEXT_FIELDS join_path parse_property",
+    "eventmill.queries.properties": "ARRAY OBJECT Property TAG TEXT_FIELDS join_path parse_property",
     "eventmill.queries.retention": "Cohort Period Retention RetentionQuery build_retention",
     "eventmill.queries.steps": "Step",
     "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",

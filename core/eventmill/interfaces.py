@@ -55,6 +55,7 @@ from eventmill.queries.discovery import EventName
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.funnels import Funnel, FunnelQuery
 from eventmill.queries.metrics import Metrics, MetricsQuery
+from eventmill.queries.properties import Property
 from eventmill.queries.retention import Retention, RetentionQuery
 
 if TYPE_CHECKING:
@@ -337,3 +338,11 @@ class Store(ABC):
         The default reads every start and return by `scan`. Raise as `metrics` does.
         """
         return await reference.compute_retention(self, query)
+
+    async def materialize(self, property: Property) -> bool:
+        """Make questions about a property of the metadata faster, if the store can; return whether it does.
+
+        No answer changes. Events that are stored already may follow in the background. Raise StoreUnavailable,
+        StoreMisconfigured.
+        """
+        return False

@@ -27,7 +27,8 @@ CREATE TABLE events_shard ON CLUSTER '{cluster}' (
 PARTITION BY toYYYYMM(timestamp)
 ORDER BY (project, event_name, timestamp, event_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1,
-    min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
+    min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1,
+    min_age_to_force_merge_seconds = 86400, min_age_to_force_merge_on_partition_only = 1;
 
 -- The sharding key is a function of the identity, so all versions of an event are on one shard, where they are merged.
 CREATE TABLE events ON CLUSTER '{cluster}' AS events_shard
@@ -54,13 +55,17 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 
 -- The tables above are the result of the migrations of `eventmill migrate`.
-INSERT INTO eventmill_migrations (number, readable_from) VALUES (1, 1), (2, 1);
+INSERT INTO eventmill_migrations (number, readable_from) VALUES (1, 1), (2, 1), (3, 1);
 
 -- A cluster from an older version of this file, which records only migration 1, needs:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY SETTING
 --     min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1;
 -- the same for erasures and eventmill_migrations (and there fsync_after_insert = 1, fsync_part_directory = 1), then
 -- INSERT INTO eventmill_migrations (number, readable_from) VALUES (2, 1);
+-- And one that records migrations 1 and 2:
+-- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY SETTING
+--     min_age_to_force_merge_seconds = 86400, min_age_to_force_merge_on_partition_only = 1;
+-- INSERT INTO eventmill_migrations (number, readable_from) VALUES (3, 1);
 
 -- For a retention, and again whenever EVENTMILL_RETENTION_DAYS changes:
 -- ALTER TABLE events_shard ON CLUSTER '{cluster}' MODIFY TTL toDateTime(timestamp) + toIntervalDay(365);

@@ -1,19 +1,26 @@
 """GET /event-names and GET /properties: which events exist, and what they have."""
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from eventmill.api.errors import document
+from eventmill.api.gate import needs
+from eventmill.api.operators import Operator, name_of
 from eventmill.api.questions import declare, describe, parameters_of
+from eventmill.errors import InvalidQuery, StoreUnavailable
 from eventmill.hookspecs import Services, principal_of
 from eventmill.interfaces import Store
 from eventmill.queries.discovery import MAX_NAMES, MAX_SAMPLE, MAX_TEXTS, PropertySummary
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.lookup import PAGE_EVENTS
+from eventmill.queries.properties import parse_property
 from eventmill.queries.spans import DEFAULT_DAYS_SECONDS
+
+log = logging.getLogger(__name__)
 
 MAX_TAGS = 1_000
 
@@ -62,6 +69,21 @@ class PropertiesResponse(BaseModel):
     properties: list[PropertyResponse]
 
 
+class PropertyBody(BaseModel):
+    """The name of a property, such as metadata.price."""
+
+    model_config = {"extra": "forbid", "strict": True}
+
+    name: str
+
+
+class MaterializedResponse(BaseModel):
+    """Whether the store has storage of its own for the property now; false if it knows no such thing."""
+
+    name: str
+    materialized: bool
+
+
 def create_router(services: Services) -> APIRouter:
     """Return the routes of discovery."""
     router = APIRouter(tags=["metrics"])
@@ -104,6 +126,26 @@ def create_router(services: Services) -> APIRouter:
         wanted = parameters.filter(principal_of(request.scope).project)
         sample = parameters.number("sample", MAX_SAMPLE, MAX_SAMPLE)
         return await services.query(lambda store: _sample(store, wanted, sample), request.receive, wanted.project)
+
+    @router.post(
+        "/properties/materialize",
+        summary="Make questions about a property faster",
+        response_model=MaterializedResponse,
+        responses=document(400, 503),
+        openapi_extra=needs("admin"),
+    )
+    async def materialize(operator: Operator, body: PropertyBody) -> dict[str, Any]:
+        """Give a property of the metadata storage of its own, in all projects. No answer changes."""
+        wanted = parse_property(body.name, "name")
+        if not wanted.keys:
+            raise InvalidQuery(
+                f"name: {body.name[:64]} is fast already: name a property such as metadata.price", "name"
+            )
+        if services.store is None:
+            raise StoreUnavailable("this process has no store")
+        is_materialized = await services.store.materialize(wanted)
+        log.info("materialized %s: %s", wanted.name, is_materialized, extra={"operator": name_of(operator)})
+        return {"name": wanted.name, "materialized": is_materialized}
 
     return router
 

@@ -1,11 +1,12 @@
 """eventmill names and eventmill properties: which events exist, and what they have."""
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from eventmill.api.discovery import EventNamesResponse, PropertiesResponse
-from eventmill.cli.connection import Target, ask
+from eventmill.api.discovery import EventNamesResponse, MaterializedResponse, PropertiesResponse
+from eventmill.cli.connection import Target, ask, connect
 from eventmill.cli.output import print_answer
 from eventmill.times import describe
 
@@ -41,6 +42,20 @@ def properties(target: Target, wanted: Mapping[str, Any], *, as_json: bool, as_c
         ["sample", "", str(answer["sampled"]), "", "all events" if answer["is_complete"] else "the newest events"]
     )
     print_answer(["", "name", "events", "types", "values"], rows, answer, as_json=as_json, as_csv=as_csv)
+
+
+def materialize(target: Target, name: str) -> None:
+    """Ask the store to materialize a property, and print whether it did."""
+    answer = asyncio.run(_materialize(target, name))
+    if answer["materialized"]:
+        sys.stdout.write(f"{answer['name']} has a column of its own; older events follow in the background\n")
+    else:
+        sys.stdout.write("this store has no columns for properties: nothing was changed\n")
+
+
+async def _materialize(target: Target, name: str) -> Any:
+    async with connect(target) as connection:
+        return (await connection.post("/properties/materialize", MaterializedResponse, {"name": name}))[0]
 
 
 def _values(values: list[dict[str, Any]]) -> str:

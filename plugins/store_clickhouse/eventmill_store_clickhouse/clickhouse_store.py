@@ -1,6 +1,7 @@
 """The store: confirmed inserts, bounded queries, lasting erasures."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from eventmill import (
     Metrics,
     MetricsQuery,
     Position,
+    Property,
     RejectedEvents,
     Retention,
     RetentionQuery,
@@ -31,10 +33,11 @@ from eventmill import (
     describe_skew,
     order_names,
 )
-from eventmill_store_clickhouse import failures, funnels, metrics, migrations, queries, retention
+from eventmill_store_clickhouse import counts, failures, funnels, metrics, migrations, queries, retention
 from eventmill_store_clickhouse.canary import Canary
 from eventmill_store_clickhouse.connection import Connection
 from eventmill_store_clickhouse.erasures import Erasures
+from eventmill_store_clickhouse.properties import Table
 from eventmill_store_clickhouse.statements import Statements
 
 LINE_COLUMNS = tuple(field.name for field in EVENT_FIELDS)
@@ -104,15 +107,15 @@ class ClickHouseStore(Store):
     async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
         limit = min(limit, MAX_PAGE)
         rest = filter if before is None else replace(filter, end_ms=min(filter.end_ms, before.timestamp_ms + 1))
-        window_ms = _FIRST_WINDOW_MS
+        window_ms, table = _FIRST_WINDOW_MS, await self._table(filter.project)
         events: list[Event] = []
         while len(events) < limit and rest.start_ms < rest.end_ms:
-            window, rows = await self._window(rest, window_ms, limit)
+            window, rows = await self._window(rest, window_ms, limit, table)
             rest = replace(rest, end_ms=window.start_ms)
             if rows:
-                events += await self._page(window, before, limit - len(events))
+                events += await self._page(window, before, limit - len(events), table)
             else:
-                left, newest_ms = (await self._statements.query(*queries.newest(rest)))[0]
+                left, newest_ms = (await self._statements.query(*queries.newest(rest, table)))[0]
                 rest = replace(rest, end_ms=newest_ms + 1 if left else rest.start_ms)
             window_ms = (window.end_ms - window.start_ms) * 4
         return events
@@ -152,22 +155,40 @@ class ClickHouseStore(Store):
         return found
 
     async def metrics(self, query: MetricsQuery) -> Metrics:
-        sql, values = metrics.select(query, has_erasures=await self._has_erasures(query.filter.project))
+        table = await self._table(query.filter.project)
+        if counts.is_plain(query, table) and (count := await self._count(query.filter)) is not None:
+            return Metrics(count, None)
+        sql, values = metrics.select(query, table)
         limits = queries.LIMITS | metrics.limits(query)
         return metrics.read(query, await self._statements.query(sql, values, limits))
 
     async def event_names(self, filter: EventFilter, limit: int) -> list[EventName]:
-        has_erasures = await self._has_erasures(filter.project)
-        rows = await self._statements.query(*queries.event_names(filter, limit, has_erasures=has_erasures))
+        rows = await self._statements.query(*queries.event_names(filter, limit, await self._table(filter.project)))
         return order_names((EventName(*row) for row in rows), limit)
 
     async def funnel(self, query: FunnelQuery) -> Funnel:
-        sql, values = funnels.select(query, has_erasures=await self._has_erasures(query.span.project))
+        sql, values = funnels.select(query, await self._table(query.span.project))
         return funnels.read(query, await self._statements.query(sql, values))
 
     async def retention(self, query: RetentionQuery) -> Retention:
-        sql, values = retention.select(query, has_erasures=await self._has_erasures(query.span.project))
+        sql, values = retention.select(query, await self._table(query.span.project))
         return retention.read(query, await self._statements.query(sql, values))
+
+    async def materialize(self, property: Property) -> bool:
+        if "MergeTree" not in await self._statements.engine():
+            raise StoreMisconfigured("the table events is Distributed: add the column to the tables of the shards")
+        for statement in migrations.materialize(property.keys):
+            await self._statements.execute(statement)
+        return True
+
+    async def _count(self, wanted: EventFilter) -> int | None:
+        """Return the number of events from the primary index, None if that cannot tell."""
+        before = counts.merged(await self._statements.query(counts.PARTS, {}))
+        if (selected := counts.select(wanted, before)) is None:
+            return None
+        [[count]] = await self._statements.query(*selected)
+        after = counts.merged(await self._statements.query(counts.PARTS, {}))
+        return int(count) if before.items() <= after.items() else None
 
     async def _prove(self, event: Event) -> list[str]:
         """Write an event and read it; return a warning if the server's user may only read."""
@@ -189,24 +210,23 @@ class ClickHouseStore(Store):
             await asyncio.sleep(0.1)  # another replica may need time to see it
         return []
 
-    async def _window(self, filter: EventFilter, window_ms: int, limit: int) -> tuple[EventFilter, int]:
+    async def _window(self, filter: EventFilter, window_ms: int, limit: int, table: Table) -> tuple[EventFilter, int]:
         """Return the newest span of time that holds about a page, and its number of rows."""
         while True:
             window = replace(filter, start_ms=max(filter.start_ms, filter.end_ms - window_ms))
-            rows = (await self._statements.query(*queries.rows(window)))[0][0]
+            rows = (await self._statements.query(*queries.rows(window, table)))[0][0]
             if rows <= _ROWS_PER_EVENT * limit or window_ms == 1:
                 return window, rows
             window_ms = max(1, min(window_ms // 2, window_ms * limit // rows))
 
-    async def _page(self, window: EventFilter, before: Position | None, limit: int) -> list[Event]:
-        has_erasures = await self._has_erasures(window.project)
-        rows = await self._statements.query(*queries.page(window, before, limit, has_erasures=has_erasures))
+    async def _page(self, window: EventFilter, before: Position | None, limit: int, table: Table) -> list[Event]:
+        rows = await self._statements.query(*queries.page(window, before, limit, table))
         return [_event(window.project, row) for row in rows]
 
-    async def _has_erasures(self, project: str) -> bool:
-        """Return whether a query must look for erased events. Every erasure that has ended is seen."""
-        [[count]] = await self._statements.lookup(queries.HAS_ERASURES, {"project": project})
-        return bool(count)
+    async def _table(self, project: str) -> Table:
+        """Return what statements must know. Every erasure that has ended is seen."""
+        [[erasures, columns]] = await self._statements.query(queries.TABLE, {"project": project})
+        return Table(bool(erasures), {tuple(json.loads(comment)): name for name, comment in columns})
 
     async def _applied(self) -> dict[int, int]:
         """Return the applied migrations, each with the oldest migration whose programs can still read the schema."""

@@ -11,16 +11,16 @@ from typing import Any
 from eventmill import Funnel, FunnelGroup, FunnelQuery, FunnelStep, Step, build_funnel
 from eventmill_store_clickhouse import properties
 from eventmill_store_clickhouse.metrics import MISSING
-from eventmill_store_clickhouse.properties import Values
+from eventmill_store_clickhouse.properties import Table, Values
 from eventmill_store_clickhouse.queries import USER, live
 
 _TIME = "toUnixTimestamp64Milli(timestamp)"
 _MAX_ROWS = 1_002  # the total, and more groups than are allowed
 
 
-def select(query: FunnelQuery, *, has_erasures: bool) -> tuple[str, dict[str, Any]]:
+def select(query: FunnelQuery, table: Table) -> tuple[str, dict[str, Any]]:
     """Select rows of (is_total, group, users of each step …, median of each step but the first …)."""
-    values = Values()
+    values = Values(table)
     count = len(query.steps)
     users = [f"countIf(chain.1 >= {step})" for step in range(1, count + 1)]
     medians = [
@@ -28,7 +28,7 @@ def select(query: FunnelQuery, *, has_erasures: bool) -> tuple[str, dict[str, An
         for step in range(1, count)
     ]
     figures = ", ".join(users + medians)
-    chains = _chains(query, values, has_erasures)
+    chains = _chains(query, values)
     if query.group_by is None:
         return f"SELECT 1, NULL, {figures} FROM ({chains})", values.bound
     sql = f"""
@@ -65,7 +65,7 @@ def is_step(step: Step, values: Values) -> str:
     return " AND ".join(f"({condition})" for condition in conditions) or "1"
 
 
-def _chains(query: FunnelQuery, values: Values, has_erasures: bool) -> str:
+def _chains(query: FunnelQuery, values: Values) -> str:
     """Select for each user with an entry: chain = (steps, -time of the entry, time of each further step), and value."""
     last = len(query.steps) - 1
     columns = [
@@ -77,7 +77,7 @@ def _chains(query: FunnelQuery, values: Values, has_erasures: bool) -> str:
     columns += [f"{_best(query, values)} AS chain", "-chain.2 AS entry"]
     if query.group_by is not None:
         columns.append("arrayMin(arrayMap(x -> x.2, arrayFilter(x -> x.1 = entry, entries))) AS value")
-    return f"SELECT {', '.join(columns)} FROM ({_users(query, values, has_erasures)})"
+    return f"SELECT {', '.join(columns)} FROM ({_users(query, values)})"
 
 
 def _carry(step: int, further: int) -> str:
@@ -102,7 +102,7 @@ def _best(query: FunnelQuery, values: Values) -> str:
     return f"arrayReduce('max', {chains})"
 
 
-def _users(query: FunnelQuery, values: Values, has_erasures: bool) -> str:
+def _users(query: FunnelQuery, values: Values) -> str:
     """Select for each user with an entry the elements, whether a second step follows, and the values of entries."""
     places = range(len(query.steps))
     elements = ", ".join(f"groupArrayIf(time * 16 + {15 - place}, step_{place})" for place in places)
@@ -110,14 +110,14 @@ def _users(query: FunnelQuery, values: Values, has_erasures: bool) -> str:
     return f"""
 SELECT user, arrayReverseSort(arrayConcat({elements})) AS elements, {entries}
     minIf(time, step_0) AS first, maxIf(time, step_1) > first AND countIf(step_1) > 0 AS is_used
-FROM ({_events(query, values, has_erasures)}) GROUP BY user HAVING countIf(step_0) > 0
+FROM ({_events(query, values)}) GROUP BY user HAVING countIf(step_0) > 0
 """
 
 
-def _events(query: FunnelQuery, values: Values, has_erasures: bool) -> str:
+def _events(query: FunnelQuery, values: Values) -> str:
     columns = [f"{USER} AS user", f"{_TIME} AS time"]
     columns += [f"{is_step(step, values)} AS step_{place}" for place, step in enumerate(query.steps)]
     if query.group_by is not None:
         columns.append(f"ifNull(toString({properties.text(query.group_by, values)}), {MISSING}) AS value")
-    where = live(query.span, values, has_erasures=has_erasures, event_names=query.event_names)
+    where = live(query.span, values, event_names=query.event_names)
     return f"SELECT {', '.join(columns)} {where}"

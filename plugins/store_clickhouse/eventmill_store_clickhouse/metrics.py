@@ -1,61 +1,110 @@
 """The SQL of metrics."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from eventmill import MAX_GROUPS, Bucket, Metrics, MetricsQuery, Row, build_metrics
+from eventmill import MAX_GROUPS, QUANTILES, Bucket, Metrics, MetricsQuery, Row, build_metrics
 from eventmill_store_clickhouse import properties
-from eventmill_store_clickhouse.properties import Values
+from eventmill_store_clickhouse.properties import Table, Values
 from eventmill_store_clickhouse.queries import USER, live
 
 _USERS = {"exact": "uniqExact", "approximate": "uniqCombined64"}
 _FIGURES = {"sum": "sumKahan", "avg": "avg", "min": "min", "max": "max"}
 MISSING = "unhex('FF')"  # no text is this byte
-_MOST_ROWS = 2 * MAX_GROUPS + 2  # groups, others by time, and the total
+_MOST_GROUPS = 2 * MAX_GROUPS + 1  # within the limit, beyond it by time, and one more than is allowed
 
 
-def select(query: MetricsQuery, *, has_erasures: bool) -> tuple[str, dict[str, Any]]:
-    """Select rows of (is_total, is_other, total_count, unique_count, value, *keys)."""
-    values = Values()
-    events = _events(query, values, has_erasures)
-    names = [f"key_{place}" for place in range(len(query.group_by))]
-    if not names:
-        return f"SELECT 1, 0, {_columns(query, '')} FROM ({events})", values.bound
-    is_other = "0"
+def select(query: MetricsQuery, table: Table) -> tuple[str, dict[str, Any]]:
+    """Select one row: total_count, unique_count, value, and an array of (is_other, *keys, and the same of a group).
+
+    The total merges the aggregates of the groups, which is faster than to aggregate all events once more.
+    """
+    values = Values(table)
+    events = _events(query, values)
+    aggregates = _aggregates(query)
+    if not query.group_by:
+        figures = [aggregate.over() if aggregate else "NULL" for aggregate in aggregates]
+        return f"SELECT count(), {', '.join(figures)}, [] FROM ({events})", values.bound
+    keys, is_other = [f"key_{place}" for place in range(len(query.group_by))], "0"
+    grouped = keys
     if query.limit is not None:
-        events, names, is_other = _limited(query, events), ["is_other", *names], "is_other"
-    is_total = f"grouping({names[0]}) = 1"
-    keys = ", ".join(names)
+        events, is_other, grouped = _limited(query, events), "is_other", ["is_other", *keys]
+    states = [f"{each.state()} AS {each.name}" for each in aggregates if each]
+    group, totals = ["events"], ["sum(events)"]
+    if any(by.name == "tag" for by in query.group_by):  # an event is several rows: the total counts the first of them
+        states += [
+            "countIf(is_first) AS firsts",
+            *(f"{each.first()} AS first_{each.name}" for each in aggregates if each),
+        ]
+        totals = ["sum(firsts)", *(each.merge(f"first_{each.name}") if each else "NULL" for each in aggregates)]
+    else:
+        totals += [each.merge(each.name) if each else "NULL" for each in aggregates]
+    group += [f"finalizeAggregation({each.name})" if each else "NULL" for each in aggregates]
     sql = f"""
-SELECT {is_total} AS is_total, {is_other}, {_columns(query, is_total)}, {", ".join(names[-len(query.group_by) :])}
-FROM ({events})
-GROUP BY GROUPING SETS ((), ({keys}))
-ORDER BY is_total DESC
-LIMIT {_MOST_ROWS}
+SELECT {", ".join(totals)}, groupArray(({", ".join([is_other, *keys, *group])}))
+FROM (
+    SELECT {", ".join([*grouped, "count() AS events", *states])}
+    FROM ({events}) GROUP BY {", ".join(grouped)} LIMIT {_MOST_GROUPS}
+)
 """
     return sql, values.bound
 
 
 def limits(query: MetricsQuery) -> dict[str, Any]:
     """Return further settings: without a limit, too many groups end the statement early."""
-    return {"max_rows_to_group_by": MAX_GROUPS + 1} if query.group_by and query.limit is None else {}
+    return {"max_rows_to_group_by": MAX_GROUPS} if query.group_by and query.limit is None else {}
 
 
 def read(query: MetricsQuery, rows: Sequence[Sequence[Any]]) -> Metrics:
-    """Return the answer from the rows of `select`."""
-    total, groups, other = Row((), 0, 0 if query.counts_users else None), [], []
+    """Return the answer from the row of `select`."""
+    [(total_count, unique_count, value, found)] = rows
+    count = len(query.group_by)
     times = [place for place, by in enumerate(query.group_by) if isinstance(by, Bucket)]
-    for is_total, is_other, total_count, unique_count, value, *keys in rows:
-        if is_total:
-            total = Row((), total_count, unique_count, value)
-        elif is_other:
-            other.append(Row(tuple(keys[place] for place in times), total_count, unique_count, value))
+    groups, other = [], []
+    for is_other, *columns in found:
+        keys, figures = columns[:count], columns[count:]
+        if is_other:
+            other.append(Row(tuple(keys[place] for place in times), *figures))
         else:
-            groups.append(Row(tuple(keys), total_count, unique_count, value))
-    return build_metrics(query, total, groups, other)
+            groups.append(Row(tuple(keys), *figures))
+    return build_metrics(query, Row((), total_count, unique_count, value), groups, other)
 
 
-def _events(query: MetricsQuery, values: Values, has_erasures: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class _Aggregate:
+    """An aggregate function over a column of `_events`."""
+
+    name: str
+    function: str
+    column: str
+    parameter: str = ""
+
+    def over(self) -> str:
+        return f"{self.function}{self.parameter}({self.column})"
+
+    def state(self) -> str:
+        return f"{self.function}State{self.parameter}({self.column})"
+
+    def first(self) -> str:
+        return f"{self.function}StateIf{self.parameter}({self.column}, is_first)"
+
+    def merge(self, states: str) -> str:
+        return f"{self.function}Merge{self.parameter}({states})"
+
+
+def _aggregates(query: MetricsQuery) -> tuple[_Aggregate | None, _Aggregate | None]:
+    """Return the aggregates of unique_count and value, None for what was not asked."""
+    users = _Aggregate("users", _USERS[query.precision], "user") if query.counts_users else None
+    if query.measure is None or query.measure.property is None:
+        return users, None
+    function = query.measure.function
+    if function in _FIGURES:
+        return users, _Aggregate("figure", _FIGURES[function], "number")
+    return users, _Aggregate("figure", "quantileExact", "number", f"({QUANTILES[function]})")
+
+
+def _events(query: MetricsQuery, values: Values) -> str:
     """Select the matching events with what is counted: one row per event, or one per tag if these are a dimension."""
     columns = ["1 AS one"]
     if query.counts_users:
@@ -68,7 +117,7 @@ def _events(query: MetricsQuery, values: Values, has_erasures: bool) -> str:
             columns += [f"arrayJoin({expression}) AS tag", f"tag.1 AS key_{place}", "tag.2 = 1 AS is_first"]
         else:
             columns.append(f"{expression} AS key_{place}")
-    return f"SELECT {', '.join(columns)} {live(query.filter, values, has_erasures=has_erasures)}"
+    return f"SELECT {', '.join(columns)} {live(query.filter, values)}"
 
 
 def _limited(query: MetricsQuery, events: str) -> str:
@@ -81,23 +130,3 @@ SELECT {keys} FROM ({events}) GROUP BY {keys} ORDER BY count() DESC, {keys} LIMI
     hidden = ", ".join(f"if(is_other, NULL, toString(key_{place})) AS key_{place}" for place in places)
     marked = f"SELECT *, ({keys}) NOT IN ({largest}) AS is_other FROM ({events})"
     return f"SELECT * REPLACE ({hidden}) FROM ({marked})"
-
-
-def _columns(query: MetricsQuery, is_total: str) -> str:
-    """Return the columns total_count, unique_count and value. With tags, the total counts the first of each event."""
-    expanded = any(by.name == "tag" for by in query.group_by)
-    users = f"{_USERS[query.precision]}{{0}}(user{{1}})" if query.counts_users else "NULL"
-    columns = ["count{0}({2})", users, _figure(query)]
-    each = [column.format("", "", "") for column in columns]
-    if not expanded:
-        return ", ".join(each)
-    first = [column.format("If", ", is_first", "is_first") for column in columns]
-    return ", ".join(f"if({is_total}, {one}, {other})" for one, other in zip(first, each, strict=True))
-
-
-def _figure(query: MetricsQuery) -> str:
-    if query.measure is None or query.measure.property is None:
-        return "NULL"
-    if name := _FIGURES.get(query.measure.function):
-        return f"{name}{{0}}(number{{1}})"
-    return f"quantileExact{{0}}(0.{query.measure.function[1:]})(number{{1}})"

@@ -3,9 +3,11 @@
 Columns for fields that were added to the table of event fields need no migration: `missing_columns` adds them.
 """
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from eventmill import EVENT_FIELDS, EventField
 
@@ -73,9 +75,17 @@ _SYNCED += " min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_af
 _FIRST_COLUMNS = re.findall(r"^    (\w+) ", _EVENTS, re.MULTILINE)
 _TABLES = ("events", "erasures", "eventmill_migrations")
 
+# A month to which nothing is added for a day becomes one part, which FINAL reads without merging.
+_QUIET_SECONDS = 86_400
+_ONE_PART = f"""
+ALTER TABLE events MODIFY SETTING min_age_to_force_merge_seconds = {_QUIET_SECONDS},
+    min_age_to_force_merge_on_partition_only = 1
+"""
+
 MIGRATIONS = (
     Migration(1, 1, (_EVENTS, _ERASURES)),
     Migration(2, 1, tuple(_SYNCED.format(table) for table in _TABLES)),
+    Migration(3, 1, (_ONE_PART,)),
 )
 NEWEST = MIGRATIONS[-1].number
 
@@ -104,6 +114,21 @@ def literal(default: object) -> str:
     if isinstance(default, str):
         return "'" + default.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return "[]" if isinstance(default, tuple) else "'{}'"
+
+
+def materialize(keys: Sequence[str]) -> list[str]:
+    """Return the statements that give a value of the metadata a column of its own; old parts follow in the background.
+
+    The comment of the column names the keys, so that programs find it.
+    """
+    path = json.dumps(keys, ensure_ascii=False)
+    name = f"property_{blake2b(path.encode(), digest_size=8).hexdigest()}"
+    expression = f"JSONExtractRaw(metadata, {', '.join(map(literal, keys))})"
+    column = f"{name} String MATERIALIZED {expression} CODEC(ZSTD(1)) COMMENT {literal(path)}"
+    return [
+        f"ALTER TABLE events ADD COLUMN IF NOT EXISTS {column}",
+        f"ALTER TABLE events MATERIALIZE COLUMN {name} SETTINGS mutations_sync = 0",
+    ]
 
 
 def ttl(days: int | None) -> str | None:

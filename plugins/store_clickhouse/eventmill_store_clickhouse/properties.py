@@ -1,18 +1,37 @@
 """Properties, conditions and buckets of time in SQL. Values are bound as parameters, never part of the text."""
 
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from eventmill import COMPARISONS, Bucket, Condition, Dimension, Property
+from eventmill import ARRAY, COMPARISONS, OBJECT, Bucket, Condition, Dimension, Property
 
+_SCALAR = re.compile(r"-?[0-9]|(true|false|null)$")  # the beginning of a JSON value that is no string and not nested
 _DATES = {"day": "toDate", "week": "toMonday", "month": "toStartOfMonth"}
 _STEPS = {"minute": 60, "hour": 3600}
 
 
-class Values:
-    """The parameters of one statement."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a statement must know of the table of events.
 
-    def __init__(self, **values: Any) -> None:
-        self.bound: dict[str, Any] = values
+    Attributes:
+        has_erasures: whether it must look for erased events of the project.
+        columns: the materialized properties: the name of the column by the keys of the path.
+    """
+
+    has_erasures: bool = True
+    columns: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+
+class Values:
+    """The parameters of one statement, and the table that it reads."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.bound: dict[str, Any] = {}
 
     def bind(self, kind: str, value: Any) -> str:
         """Return the placeholder of a value."""
@@ -35,7 +54,7 @@ def text(subject: Property, values: Values) -> str:
         return subject.name
     raw = _raw(subject, values)
     return f"""multiIf({raw} = '', NULL, startsWith({raw}, '"'), JSONExtractString({raw}),
-        startsWith({raw}, '{{'), '{{…}}', startsWith({raw}, '['), '[…]', {raw})"""
+        startsWith({raw}, '{{'), '{OBJECT}', startsWith({raw}, '['), '{ARRAY}', {raw})"""
 
 
 def number(subject: Property, values: Values) -> str:
@@ -68,11 +87,25 @@ def _is_one_of(subject: Property, texts: list[str], values: Values) -> str:
         return f"hasAny(arrayMap(x -> toString(x), tags), {wanted})"
     if not subject.keys:
         return f"{subject.name} IN {wanted}"
-    return f"ifNull({text(subject, values)} IN {wanted}, 0)"
+    return _has_text(_raw(subject, values), texts, values)
+
+
+def _has_text(raw: str, texts: list[str], values: Values) -> str:
+    """Return the expression of whether JSON in the engine's notation has one of the texts.
+
+    Comparing it as it is takes a third of the time of decoding it.
+    """
+    scalars = [each for each in texts if _SCALAR.match(each)]
+    strings = [json.dumps(each, ensure_ascii=False) for each in texts]
+    encoded = f"arrayMap(x -> JSONExtractRaw(x), {values.bind('Array(String)', strings)})"
+    nested = [f"startsWith({raw}, '{text[0]}')" for text in (ARRAY, OBJECT) if text in texts]
+    return " OR ".join([f"{raw} IN {values.bind('Array(String)', scalars)}", f"has({encoded}, {raw})", *nested])
 
 
 def _raw(subject: Property, values: Values) -> str:
     """Return the expression of the value as JSON, in the engine's notation; '' if it is missing."""
+    if column := values.table.columns.get(subject.keys):
+        return column
     keys = ", ".join(values.bind("String", key) for key in subject.keys)
     return f"JSONExtractRaw(metadata, {keys})"
 

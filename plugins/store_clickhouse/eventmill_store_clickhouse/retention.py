@@ -6,19 +6,19 @@ from typing import Any
 from eventmill import Retention, RetentionQuery, build_retention
 from eventmill_store_clickhouse import properties
 from eventmill_store_clickhouse.funnels import is_step
-from eventmill_store_clickhouse.properties import Values
+from eventmill_store_clickhouse.properties import Table, Values
 from eventmill_store_clickhouse.queries import USER, live
 
 _SIZE = -1  # the unit of the row with the size of a cohort
 
 
-def select(query: RetentionQuery, *, has_erasures: bool) -> tuple[str, dict[str, Any]]:
+def select(query: RetentionQuery, table: Table) -> tuple[str, dict[str, Any]]:
     """Select rows of (cohort, unit, users): the users of a cohort that came back in a unit, and its size."""
-    values = Values()
+    values = Values(table)
     events = f"""
 SELECT {USER} AS user, toUnixTimestamp64Milli(timestamp) AS time, {properties.dimension(query.bucket, values)} AS unit,
     {is_step(query.start, values)} AS is_start, {is_step(query.return_, values)} AS is_return
-{live(query.span, values, has_erasures=has_erasures, event_names=query.event_names)}
+{live(query.span, values, event_names=query.event_names)}
 """
     units = f"""
 SELECT user, unit, countIf(is_start) > 0 AS has_start, minIf(time, is_start) AS first,
