@@ -127,7 +127,16 @@ async def test_the_schema_describes_every_route_and_its_limits(mill: Mill) -> No
     }
     events = {"/events", "/events/bulk", "/events/live", "/events/lookup", "/events/refused"}
     users = {"/users", "/users/{user_id}/events"}
-    questions = {"/metrics", "/event-names", "/properties", "/properties/materialize", "/funnels", "/retention"}
+    questions = {
+        "/metrics",
+        "/event-names",
+        "/properties",
+        "/properties/materialize",
+        "/sql",
+        "/projects",
+        "/funnels",
+        "/retention",
+    }
     assert set(schema["paths"]) == events | users | questions | health | operator
     event = schema["components"]["schemas"]["SentEvent"]
     assert set(event["required"]) == {"event_name", "channel", "user_id", "timestamp"}

@@ -47,7 +47,7 @@ async def total(mill: Mill, secret: str, **headers: str) -> int:
     return int(answer.json()["total_count"])
 
 
-OPERATOR = {"/properties/materialize", "/status", "/check", "/pause", "/resume"}
+OPERATOR = {"/projects", "/properties/materialize", "/sql", "/status", "/check", "/pause", "/resume"}
 OPERATOR |= {f"/dead-letters{path}" for path in ("", "/replay", "/purge")}
 ALLOWED: Mapping[RouteScope, set[str]] = {
     "open": {"none", "expired", "write", "read", "admin", "all"},

@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from eventmill.queries.retention import Retention as Retention
     from eventmill.queries.retention import RetentionQuery as RetentionQuery
     from eventmill.queries.retention import build_retention as build_retention
+    from eventmill.queries.sql import SqlResult as SqlResult
     from eventmill.queries.steps import Step as Step
     from eventmill.settings import PluginSettings as PluginSettings
     from eventmill.settings import Reach as Reach
@@ -129,6 +130,7 @@ _PUBLIC = {
     """,
     "eventmill.queries.properties": "ARRAY OBJECT Property TAG TEXT_FIELDS join_path parse_property",
     "eventmill.queries.retention": "Cohort Period Retention RetentionQuery build_retention",
+    "eventmill.queries.sql": "SqlResult",
     "eventmill.queries.steps": "Step",
     "eventmill.interfaces": "Delivery Depth MIN_BODY_BYTES Queue Store",
     "eventmill.hookspecs": """

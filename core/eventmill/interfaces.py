@@ -49,6 +49,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eventmill.errors import InvalidQuery
 from eventmill.event import Event, EventBatch, Identity, Position
 from eventmill.queries import reference
 from eventmill.queries.discovery import EventName
@@ -57,6 +58,7 @@ from eventmill.queries.funnels import Funnel, FunnelQuery
 from eventmill.queries.metrics import Metrics, MetricsQuery
 from eventmill.queries.properties import Property
 from eventmill.queries.retention import Retention, RetentionQuery
+from eventmill.queries.sql import SqlResult
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -338,6 +340,20 @@ class Store(ABC):
         The default reads every start and return by `scan`. Raise as `metrics` does.
         """
         return await reference.compute_retention(self, query)
+
+    async def sql(self, statement: str) -> SqlResult:
+        """Run a statement of an operator that only reads, within the limits of queries; up to 10,000 rows.
+
+        The default is for stores without a language of their own. Raise InvalidQuery, QueryTooLarge, StoreUnavailable.
+        """
+        raise InvalidQuery("this store has no SQL", "sql")
+
+    async def projects(self) -> list[str]:
+        """Return the projects that have events, in any order; [] if the store cannot tell.
+
+        Raise StoreUnavailable, StoreMisconfigured.
+        """
+        return []
 
     async def materialize(self, property: Property) -> bool:
         """Make questions about a property of the metadata faster, if the store can; return whether it does.

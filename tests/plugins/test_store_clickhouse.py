@@ -23,6 +23,7 @@ from eventmill import (
     ConfigurationError,
     EventBatch,
     EventFilter,
+    InvalidQuery,
     Measure,
     MetricsQuery,
     QueryTooLarge,
@@ -731,6 +732,52 @@ async def test_a_materialized_property_changes_no_answer_and_is_erased_with_its_
     await eventually(is_gone, 20)
     assert await store.check() == []
     await connection.close()
+
+
+# SQL of operators
+
+
+async def test_a_select_of_an_operator_reads_the_events(url: str) -> None:
+    async with opened(url) as store:
+        await store.migrate()
+        await store.insert(EventBatch.of(make_events(100)))
+        statement = (
+            "WITH own AS (SELECT * FROM events FINAL) SELECT uniqExact(event_id) AS n, toDate('2025-01-01') FROM own;"
+        )
+        result = await store.sql(statement)
+        assert (result.columns[0], result.rows[0][0], result.is_complete) == ("n", 100, True)
+        result = await store.sql("SELECT number FROM numbers(20000) -- all of them")
+        assert (len(result.rows), result.is_complete) == (10_000, False)
+        assert (await store.sql("SELECT '{a:String} %s ' || '\\n'")).rows == (("{a:String} %s \n",),)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("", ";", "SELECT", "DROP TABLE events", "SELECT 1; DROP TABLE events", "SELECT * FROM nowhere"),
+        *("SHOW TABLES", "EXPLAIN SELECT 1", "INSERT INTO events (project) VALUES ('x')", "SELECT {a:String}"),
+        *("SELECT file('/etc/hostname')", "SELECT FILE('/etc/hostname')", "SELECT sleep(3)"),
+        "SELECT * FROM file('/etc/hostname', 'LineAsString')",
+        "SELECT * FROM url('http://127.0.0.1:1', 'CSV')",
+        *("SELECT * FROM remote('h', 'd', 't')", "SELECT * FROM system.users", "SELECT * FROM merge('system', 'one')"),
+        *("SELECT * FROM '/etc/hostname'", 'SELECT * FROM "/etc/hostname"', "SELECT dictGet('d', 'a', 1)"),
+        *("SELECT 1 INTO OUTFILE '{out}'", "SELECT 1) INTO OUTFILE '{out}' --", "SELECT 1) INTO OUTFILE '{out}' /*"),
+        *("SELECT 1 FORMAT CSV", "SELECT 1) FORMAT CSV --", "SELECT 1) SETTINGS readonly = 0 --"),
+        "SELECT count() FROM events SETTINGS max_execution_time = 0",
+        "SELECT * FROM view(SELECT file('/etc/hostname'))",
+        "SELECT (SELECT count() FROM url('http://127.0.0.1:1'))",
+        "SELECT 1 IN (SELECT * FROM s3('http://127.0.0.1:1'))",
+        "SELECT * FROM events, mysql('h:1', 'd', 't', 'u', 'p')",
+    ],
+)
+async def test_what_does_more_than_read_tables_is_refused(url: str, tmp_path: Path, statement: str) -> None:
+    out = tmp_path / "out"
+    async with opened(url) as store:
+        await store.migrate()
+        with pytest.raises(InvalidQuery):
+            await store.sql(statement.replace("{out}", str(out)))
+        assert not out.exists()
+        assert await store.check() == []
 
 
 # a cluster

@@ -22,6 +22,7 @@ from eventmill.api import (
     operator,
     receipts,
     refused,
+    sql,
     users,
 )
 from eventmill.api.access import Access
@@ -117,6 +118,7 @@ def create_app(
         metrics.create_router(services),
         discovery.create_router(services),
         journeys.create_router(services),
+        sql.create_router(services),
         users.create_router(services, desk, refusals, siblings),
         health.create_router(readiness),
         operator.create_router(services, readiness, desk, about or About(), pause),

@@ -12,10 +12,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from eventmill.api.errors import document
+from eventmill.api.gate import needs
+from eventmill.api.operators import Operator
 from eventmill.api.questions import declare, describe, parameters_of
 from eventmill.api.receipts import STORED_FIELDS, StoredEventResponse, find_event, to_stored
+from eventmill.consumer.pause import PROJECT as INTERNAL
 from eventmill.errors import InvalidQuery
-from eventmill.event import ALL_TIME, Event, Position, to_sent_form
+from eventmill.event import ALL_TIME, Event, Position, encode_line, to_sent_form
 from eventmill.hookspecs import Services, principal_of
 from eventmill.queries.cursors import read_cursor, write_cursor
 from eventmill.queries.filters import EventFilter
@@ -25,7 +28,7 @@ from eventmill.queries.parameters import Parameters
 PARAMETERS = ("limit", "cursor", "format")
 MAX_PAGE, DEFAULT_PAGE = 1_000, 100
 MAX_STREAM = 999_999_999
-FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8", "lines": "application/x-ndjson"}
 _DESCRIPTION = describe("Return events, newest first. With `timestamp` and `event_id`, look one up.")
 
 
@@ -34,6 +37,12 @@ class EventsResponse(BaseModel):
 
     events: list[StoredEventResponse]  # type: ignore[valid-type]  # a type built from the table of fields
     next: str | None
+
+
+class ProjectsResponse(BaseModel):
+    """Names of projects."""
+
+    projects: list[str]
 
 
 _CONTENT = {media.partition(";")[0]: {"schema": {"type": "string"}} for media in FORMATS.values()}
@@ -74,6 +83,12 @@ def create_router(services: Services) -> APIRouter:
         wanted = EventFilter(project, start_ms, end_ms, names, user_id=user_id, where=where)
         return await _answer(services, request, parameters, wanted)
 
+    @router.get("/projects", summary="List the projects", responses=document(503), openapi_extra=needs("admin"))
+    async def projects(operator: Operator, request: Request) -> ProjectsResponse:
+        """Return the projects that have events, and the default one."""
+        found = await services.query(lambda store: store.projects(), request.receive)
+        return ProjectsResponse(projects=sorted({*found, services.project} - {INTERNAL}))
+
     return router
 
 
@@ -112,7 +127,7 @@ async def _answer(services: Services, request: Request, parameters: Parameters, 
         raise InvalidQuery(f"format must be json, {' or '.join(FORMATS)}, not {form[:64]!r}", "format")
     limit = parameters.number("limit", MAX_STREAM, MAX_STREAM)
     first = await reader.read(before, min(PAGE_EVENTS, limit), request)  # so that an error still has its status
-    encode = _to_csv if form == "csv" else _to_ndjson
+    encode = _ENCODE[form]
     headers = {"Content-Disposition": f'attachment; filename="events.{form}"'}
     return StreamingResponse(_stream(reader, first, limit, encode), media_type=FORMATS[form], headers=headers)
 
@@ -143,3 +158,11 @@ def _to_csv(events: Sequence[Event], *, is_first: bool = False) -> bytes:
         values = [stored[name] for name in STORED_FIELDS]
         writer.writerow(json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values)
     return text.getvalue().encode()
+
+
+def _to_lines(events: Sequence[Event], *, is_first: bool = False) -> bytes:
+    """Return lines with all fields, which `eventmill copy` reads."""
+    return b"".join(encode_line(event) + b"\n" for event in events)
+
+
+_ENCODE = {"csv": _to_csv, "lines": _to_lines, "ndjson": _to_ndjson}

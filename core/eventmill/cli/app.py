@@ -177,6 +177,34 @@ def send(
 
 
 @app.command()
+def copy(
+    source: Annotated[
+        str,
+        typer.Argument(help="A file, a data folder of `eventmill run`, store (of the settings), or a URL of an API."),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A file (.ndjson, .ndjson.gz, .ndjson.zst, .parquet), a data folder, or store (of the settings)."
+        ),
+    ],
+    key: Annotated[
+        str | None, typer.Option(envvar="EVENTMILL_KEY", help="Read or admin key of an API; of project * for all.")
+    ] = None,
+    project: Annotated[
+        list[str] | None, typer.Option(help="Only this project of a store or an API. Repeat for more. Default: all.")
+    ] = None,
+) -> None:
+    """Copy events between stores and files, also as a backup. Run it again to go on after an interruption.
+
+    Copying an event again changes nothing. Exit with 1 if the target holds fewer events than were copied.
+    """
+    from eventmill.cli import copy as command
+
+    command.copy(source, target, key, project or ())
+
+
+@app.command()
 def plugins(json: Json = False) -> None:
     """List the installed queues, stores and HTTP pages, and whether they work."""
     from eventmill.cli import plugins as command

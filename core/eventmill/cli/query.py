@@ -31,7 +31,7 @@ def parameters(
 def query(target: Target, wanted: Mapping[str, Any], *, as_json: bool, as_csv: bool) -> None:
     """Print the answer of GET /metrics."""
     answer = asyncio.run(ask(target, "/metrics", MetricsResponse, wanted))
-    by = _listed(answer["group_by"])
+    by = _listed(answer["group_by"]) if answer["group_by"] else []
     figures = [name for name in ("total_count", "unique_count", "value") if name in answer]
     titles = {"total_count": "events", "unique_count": "users", "value": answer.get("measure", "")}
     columns = [*(by or [""]), *(titles[name] for name in figures)]
@@ -50,8 +50,7 @@ def query(target: Target, wanted: Mapping[str, Any], *, as_json: bool, as_csv: b
 
 def _name(answer: Mapping[str, Any], by: Sequence[str]) -> str:
     """Return what the row of the total is called."""
-    names = _listed(answer["event_name"])
-    return "all" if by or not names else ", ".join(names)
+    return "all" if by or not answer["event_name"] else ", ".join(_listed(answer["event_name"]))
 
 
 def _listed(value: Any) -> list[Any]:

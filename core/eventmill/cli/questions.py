@@ -23,7 +23,7 @@ Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 def add_question_commands(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (query, names, properties, materialize, events, funnel, retention, erase):
+    for command in (query, names, properties, materialize, events, funnel, retention, erase, sql):
         app.command()(command)
 
 
@@ -203,3 +203,17 @@ def erase(
     from eventmill.cli import erase as command
 
     command.erase(target_of(url, key, data, project), user, is_sure=yes, as_json=json)
+
+
+def sql(
+    statement: Annotated[str, typer.Argument(metavar="SELECT|-", help="One SELECT; - reads it from standard input.")],
+    json: Json = False,
+    as_csv: Csv = False,
+    url: Url = None,
+    key: Key = None,
+    data: Data = None,
+) -> None:
+    """Run a SELECT statement in a ClickHouse store; also while `eventmill run` uses its folder."""
+    from eventmill.cli import sql as command
+
+    command.sql(target_of(url, key, data), statement, as_json=json, as_csv=as_csv)

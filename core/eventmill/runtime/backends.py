@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NO_STORE = "none"
 DATA_FOLDER = "eventmill-data"
 QUEUE_FILE = "queue.db"
+STORE_FOLDER = "chdb"
 Opened = TypeVar("Opened", Queue, Store)
 
 
@@ -113,7 +114,7 @@ def embedded(data: Path | None) -> tuple[Default, Default]:
     if "?" in str(folder):
         raise ConfigurationError(f"the folder {folder} has a question mark, which chDB does not take: choose another")
     return Default("sqlite", {"path": folder / QUEUE_FILE}), Default(
-        "clickhouse", {"url": f"chdb://{quote(str(folder))}/chdb"}
+        "clickhouse", {"url": f"chdb://{quote(str(folder))}/{STORE_FOLDER}"}
     )
 
 
@@ -122,7 +123,8 @@ def choose_existing(settings: Settings, data: Path | None) -> Choice:
 
     The store may be missing. Raise ConfigurationError.
     """
-    if ((data or Path(DATA_FOLDER)) / QUEUE_FILE).exists():
+    folder = data or Path(DATA_FOLDER)
+    if (folder / QUEUE_FILE).exists() or (folder / STORE_FOLDER).exists():  # a restored backup has no queue yet
         queue, store = embedded(data)
         return choose(settings, queue=queue, store=store)
     if data is not None:

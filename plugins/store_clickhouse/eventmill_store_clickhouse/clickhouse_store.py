@@ -27,6 +27,7 @@ from eventmill import (
     RejectedEvents,
     Retention,
     RetentionQuery,
+    SqlResult,
     Store,
     StoreMisconfigured,
     StoreUnavailable,
@@ -54,6 +55,7 @@ INSERT = {
     "input_format_skip_unknown_fields": 0,
 }
 MAX_PAGE = 50_000
+_SQL_ROWS = 10_000
 _TABLES = """
 SELECT name, toUnixTimestamp64Milli(now64(3)) FROM system.tables WHERE database = currentDatabase()
 """
@@ -173,6 +175,12 @@ class ClickHouseStore(Store):
     async def retention(self, query: RetentionQuery) -> Retention:
         sql, values = retention.select(query, await self._table(query.span.project))
         return retention.read(query, await self._statements.query(sql, values))
+
+    async def sql(self, statement: str) -> SqlResult:
+        return await self._statements.sql(statement, _SQL_ROWS)
+
+    async def projects(self) -> list[str]:
+        return [str(project) for (project,) in await self._statements.query(queries.PROJECTS, {})]
 
     async def materialize(self, property: Property) -> bool:
         if "MergeTree" not in await self._statements.engine():

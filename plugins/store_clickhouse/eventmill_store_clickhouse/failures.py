@@ -4,7 +4,15 @@ import re
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
-from eventmill import MAX_GROUPS, EventmillError, QueryTooLarge, RejectedEvents, StoreMisconfigured, StoreUnavailable
+from eventmill import (
+    MAX_GROUPS,
+    EventmillError,
+    InvalidQuery,
+    QueryTooLarge,
+    RejectedEvents,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 
 # Names by `SELECT errorCodeToName(…)`. A code in no set means unavailable: core retries.
 UNKNOWN_TABLE = 60
@@ -113,6 +121,13 @@ def explain_query(error: ClickHouseError) -> EventmillError:
     if code_of(error) in TOO_LARGE:
         return QueryTooLarge("the query exceeds its limit on time, rows or memory: ask for a shorter time")
     return explain(error)
+
+
+def explain_sql(error: ClickHouseError) -> EventmillError:
+    """Return the exception for an error of an operator's statement: what has a code is the statement's fault."""
+    if code_of(error) is None or code_of(error) in TOO_LARGE:
+        return explain_query(error)
+    return InvalidQuery(f"sql: {describe(error)}", "sql")
 
 
 def describe(error: ClickHouseError) -> str:

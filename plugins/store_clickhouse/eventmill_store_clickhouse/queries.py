@@ -32,6 +32,7 @@ LEFT ANY JOIN (
 ) AS erased USING (user_id)
 """
 _VISIBLE = "timestamp > erased_until AND user_id != ''"
+PROJECTS = "SELECT project FROM events GROUP BY project"
 TABLE = """
 SELECT
     (SELECT count() FROM (SELECT 1 FROM erasures WHERE project = {project:String} LIMIT 1)),

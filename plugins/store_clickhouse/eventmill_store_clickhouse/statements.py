@@ -5,8 +5,8 @@ from typing import Any
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from eventmill import StoreMisconfigured
-from eventmill_store_clickhouse import failures, queries
+from eventmill import SqlResult, StoreMisconfigured
+from eventmill_store_clickhouse import failures, queries, sql
 from eventmill_store_clickhouse.connection import Connection, Rows
 
 
@@ -36,6 +36,18 @@ class Statements:
             return await self._connection.query(sql, parameters, queries.LIMITS if limits is None else limits)
         except ClickHouseError as error:
             raise failures.explain_query(error) from error
+
+    async def sql(self, statement: str, max_rows: int) -> SqlResult:
+        """Run a statement of an operator. Raise InvalidQuery if it is wrong, or does more than to read tables."""
+        try:
+            wrapped = sql.wrap(statement, max_rows + 1)
+            sql.check(line for (line,) in await self._connection.query(f"EXPLAIN AST {wrapped}", {}, queries.LIMITS))
+            described = await self._connection.query(f"DESCRIBE ({wrapped})", {}, queries.LIMITS)
+            rows = await self._connection.query(wrapped, {}, queries.LIMITS)
+        except ClickHouseError as error:
+            raise failures.explain_sql(error) from error
+        columns = tuple(str(column[0]) for column in described)
+        return SqlResult(columns, tuple(map(tuple, rows[:max_rows])), len(rows) <= max_rows)
 
     async def engine(self) -> str:
         """Return the engine of the table events, including its TTL."""

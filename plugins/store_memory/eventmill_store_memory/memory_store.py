@@ -63,6 +63,9 @@ class MemoryStore(Store):
         self._events |= {event.identity: forget(event) for event in erased}
         return len(erased)
 
+    async def projects(self) -> list[str]:
+        return [project for project, names in self._keys.items() if names]
+
     async def check(self) -> list[str]:
         return ["events in the memory store are lost on exit"]
 
