@@ -26,6 +26,7 @@ import sqs_cost
 import sqs_drain
 import start
 import synced_merges
+import year
 from eventmill.cli.output import print_table
 from figures import Figure
 
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "synced_merges": synced_merges.synced_merges,
     "query_day": query.reference,
     "query_growth": query.growth,
+    "query_year": year.year,
     "fresh": live.fresh,
     "memory": live.memory,
     "idle": idle.idle,

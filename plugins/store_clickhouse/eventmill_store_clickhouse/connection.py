@@ -31,6 +31,10 @@ class Connection(ABC):
     async def insert(self, table: str, columns: Sequence[str], lines: bytes, settings: Mapping[str, Any]) -> int:
         """Insert JSON lines in one statement; return the number of rows that the engine wrote."""
 
+    @abstractmethod
+    async def memory_limits(self) -> dict[str, Any]:
+        """Return the settings that limit the memory of a query."""
+
     def warnings(self) -> list[str]:
         """Return what may soon endanger the engine."""
         return []

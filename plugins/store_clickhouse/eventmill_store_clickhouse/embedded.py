@@ -17,6 +17,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from eventmill import ConfigurationError
+from eventmill_store_clickhouse import memory
 from eventmill_store_clickhouse.connection import Connection, Rows
 from eventmill_store_clickhouse.profile import PINNED
 
@@ -51,6 +52,7 @@ class EmbeddedConnection(Connection):
         except (ClickHouseError, OSError) as error:
             raise ConfigurationError(f"cannot open the chDB folder {path}: {error}") from error
         self._path = path
+        self._memory_limits = memory.limits(memory.local_bytes(), _READERS)
         self._killing: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
@@ -89,6 +91,9 @@ class EmbeddedConnection(Connection):
             return summary.written_rows
 
         return await asyncio.shield(self._inserter.run(insert))
+
+    async def memory_limits(self) -> dict[str, Any]:
+        return self._memory_limits
 
     def warnings(self) -> list[str]:
         free_bytes = shutil.disk_usage(self._path).free

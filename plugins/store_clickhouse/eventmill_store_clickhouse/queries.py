@@ -13,7 +13,6 @@ LIMITS = {
     "max_execution_time": MAX_SECONDS,
     "max_rows_to_read": 1_000_000_000,
     "max_result_rows": 100_000,
-    "max_memory_usage": 4_000_000_000,
     "join_use_nulls": 0,  # a user without a tombstone must get the year 1970, not NULL
     "group_by_use_nulls": 0,
     # Correct, because the sorting key determines the partition: equal identities are in one partition.

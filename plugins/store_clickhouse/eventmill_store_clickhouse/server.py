@@ -9,7 +9,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from eventmill_store_clickhouse import profile
+from eventmill_store_clickhouse import memory, profile
 from eventmill_store_clickhouse.connection import Connection, Rows
 from eventmill_store_clickhouse.profile import PINNED, Profile
 from eventmill_store_clickhouse.settings import Address
@@ -18,6 +18,11 @@ CONNECT_SECONDS = 2
 HANDSHAKE_SECONDS = 4
 QUERY_SECONDS = 15  # the engine ends a query after 10 s
 _CONNECTIONS = 16
+_HEAVY_QUERIES = 4  # of all programs, that need their memory at the same time
+# The memory of the server's machine or container.
+_MEMORY = """
+SELECT min(value) FROM system.asynchronous_metrics WHERE metric IN ('OSMemoryTotal', 'CGroupMemoryTotal') AND value > 0
+"""
 _QUERIES = 12  # concurrent; the other connections are for inserts and checks
 # With these settings the response reports how many rows were written, and an error at the very end.
 _CONFIRMED = {"wait_end_of_query": 1, "send_progress_in_http_headers": 0}
@@ -37,6 +42,7 @@ class ServerConnection(Connection):
         self._attempt: asyncio.Task[AsyncClient] | None = None
         self._profile: Profile | None = None
         self._queries = asyncio.Semaphore(_QUERIES)
+        self._memory_limits: dict[str, Any] | None = None
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         async with self._fitting({}) as (client, fitted):
@@ -55,6 +61,15 @@ class ServerConnection(Connection):
                 table, list(columns), lines, settings=fitted | _CONFIRMED, fmt="JSONEachRow"
             )
         return summary.written_rows
+
+    async def memory_limits(self) -> dict[str, Any]:
+        if self._memory_limits is None:
+            try:
+                [[total]] = await self.lookup(_MEMORY, {})
+            except DatabaseError:  # the user may not read system tables
+                total = memory.DEFAULT_BYTES
+            self._memory_limits = memory.limits(int(total) or memory.DEFAULT_BYTES, _HEAVY_QUERIES)
+        return self._memory_limits
 
     async def close(self) -> None:
         if self._attempt is not None:

@@ -30,20 +30,21 @@ class Statements:
         except ClickHouseError as error:
             raise failures.explain(error) from error
 
-    async def query(self, sql: str, parameters: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Rows:
+    async def query(self, sql: str, parameters: Mapping[str, Any], limits: dict[str, Any] | None = None) -> Rows:
         """Run a query within these limits, by default those for queries of clients."""
         try:
-            return await self._connection.query(sql, parameters, queries.LIMITS if limits is None else limits)
+            within = (queries.LIMITS if limits is None else limits) | await self._connection.memory_limits()
+            return await self._connection.query(sql, parameters, within)
         except ClickHouseError as error:
             raise failures.explain_query(error) from error
 
     async def sql(self, statement: str, max_rows: int) -> SqlResult:
         """Run a statement of an operator. Raise InvalidQuery if it is wrong, or does more than to read tables."""
         try:
-            wrapped = sql.wrap(statement, max_rows + 1)
-            sql.check(line for (line,) in await self._connection.query(f"EXPLAIN AST {wrapped}", {}, queries.LIMITS))
-            described = await self._connection.query(f"DESCRIBE ({wrapped})", {}, queries.LIMITS)
-            rows = await self._connection.query(wrapped, {}, queries.LIMITS)
+            wrapped, limits = sql.wrap(statement, max_rows + 1), queries.LIMITS | await self._connection.memory_limits()
+            sql.check(line for (line,) in await self._connection.query(f"EXPLAIN AST {wrapped}", {}, limits))
+            described = await self._connection.query(f"DESCRIBE ({wrapped})", {}, limits)
+            rows = await self._connection.query(wrapped, {}, limits)
         except ClickHouseError as error:
             raise failures.explain_sql(error) from error
         columns = tuple(str(column[0]) for column in described)
