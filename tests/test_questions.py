@@ -4,13 +4,14 @@ import csv
 import io
 import json
 import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
 
-from eventmill import EventBatch
+from eventmill import EventBatch, encode_line, frames
 from eventmill.testing import make_event
 from eventmill.testing.contract import eventually
 from support import real_events
@@ -421,3 +422,36 @@ async def test_retention_counts_who_comes_back(mill: Mill) -> None:
 async def test_a_bad_question_gets_400_with_the_field(mill: Mill, path: str, body: Any, field: str) -> None:
     answer = await mill.client.post(path, json=body)
     assert (answer.status_code, answer.json()["error"], answer.json().get("field")) == (400, "validation_error", field)
+
+
+async def test_erasing_a_user_reaches_dead_letters_and_memory(mill: Mill) -> None:
+    events = [make_event(user_id=user, event_id=f"{user} {n}") for user in ("gone", "kept") for n in range(2)]
+    bodies = [
+        frames.encode_frame([encode_line(event) for event in events]),
+        frames.encode_frame([encode_line(events[0])]),
+        frames.encode_frame([encode_line(events[3])]),
+        b"not a frame",
+    ]
+    letters = [frames.encode_dead(frames.DeadRecord(reason="rejected", body=body)) for body in bodies]
+    await mill.queue.dead.publish(letters, time.monotonic() + 5)
+    refused = {"event_name": "a", "channel": "web", "user_id": "gone"}
+    assert (await mill.client.post("/events", json=refused)).status_code == 400
+    waiting = refused | {"timestamp": int(time.time())}
+    assert (await mill.client.post("/events", json=waiting)).status_code == 202
+    assert (await get(mill, "/events/lookup?user_id=gone"))["state"] != "unknown"
+    answer = (await mill.client.request("DELETE", "/users?user_id=gone")).json()
+    assert (answer["dead_lettered"], answer["unreadable"], answer["is_complete"]) == (3, 1, True)
+    found = await get(mill, "/dead-letters?full=true")
+    users = [event["user_id"] for letter in found["letters"] for event in letter["events"]]
+    assert (found["total"], users) == (3, ["kept", "kept", "kept"])
+    assert await get(mill, "/events/refused") == []
+    assert (await get(mill, "/events/lookup?user_id=gone"))["state"] == "unknown"
+
+
+async def test_a_store_without_sql_says_so(mill: Mill) -> None:
+    answer = await mill.client.post("/sql", json={"sql": "SELECT 1"})
+    assert (answer.status_code, answer.json()["message"]) == (400, "this store has no SQL")
+    assert (await mill.client.post("/properties/materialize", json={"name": "metadata.a"})).json() == {
+        "name": "metadata.a",
+        "materialized": False,
+    }

@@ -18,12 +18,18 @@ from eventmill import (
     Event,
     EventBatch,
     EventFilter,
+    EventName,
+    Funnel,
+    FunnelQuery,
     Group,
     Identity,
     Metrics,
     MetricsQuery,
+    Period,
     Position,
     RejectedEvents,
+    Retention,
+    RetentionQuery,
     Store,
     StoreBackend,
     StoreMisconfigured,
@@ -409,6 +415,53 @@ class FailsLate(Honest):
             raise
 
 
+class IgnoresConditions(Honest):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        return await super().scan(dataclasses.replace(filter, where=filter.where[:1]), before, limit)
+
+
+class ConfusesMissingValues(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        groups = (
+            dataclasses.replace(group, values=tuple(value or "" for value in group.values)) for group in answer.groups
+        )
+        return dataclasses.replace(answer, groups=tuple(groups))
+
+
+class ForgetsTheRest(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        return dataclasses.replace(await super().metrics(query), other=())
+
+
+class GuessesUsers(Honest):
+    async def metrics(self, query: MetricsQuery) -> Metrics:
+        answer = await super().metrics(query)
+        is_guess = query.precision == "approximate" and answer.unique_count
+        return dataclasses.replace(answer, unique_count=answer.unique_count * 11 // 10) if is_guess else answer  # type: ignore[operator]  # there is one
+
+
+class IgnoresTheWindow(Honest):
+    async def funnel(self, query: FunnelQuery) -> Funnel:
+        return await super().funnel(dataclasses.replace(query, window_ms=2**50))
+
+
+class CountsTheStartAsAReturn(Honest):
+    async def retention(self, query: RetentionQuery) -> Retention:
+        answer = await super().retention(query)
+        cohorts = []
+        for cohort in answer.cohorts:
+            first, *others = cohort.periods
+            periods = (Period(cohort.users, first.is_complete), *others)
+            cohorts.append(dataclasses.replace(cohort, periods=periods))
+        return Retention(tuple(cohorts))
+
+
+class ListsAllNames(Honest):
+    async def event_names(self, filter: EventFilter, limit: int) -> list[EventName]:
+        return await super().event_names(filter, 1000)
+
+
 CAUGHT_BY: dict[type[Honest], str] = {
     Loses: "test_every_event_is_stored",
     Truncates: "test_every_field_is_returned_unchanged",
@@ -450,6 +503,13 @@ CAUGHT_BY: dict[type[Honest], str] = {
     RejectsWithoutSchema: "test_a_store_that_is_not_migrated_says_so",
     FailsLate: "test_a_frozen_server_delays_no_cancelled_call",
     EmptiesByMigrating: "test_migrating_again_and_concurrently_keeps_all_events",
+    IgnoresConditions: "test_scans_meet_all_conditions",
+    ConfusesMissingValues: "test_metrics_equal_the_reference",
+    ForgetsTheRest: "test_a_limit_answers_the_largest_of_many_groups",
+    GuessesUsers: "test_approximate_users_are_within_two_percent",
+    IgnoresTheWindow: "test_funnels_equal_the_reference",
+    CountsTheStartAsAReturn: "test_retention_equals_the_reference",
+    ListsAllNames: "test_event_names_equal_the_reference",
 }
 
 
