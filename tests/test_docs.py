@@ -41,14 +41,16 @@ def rows(page: str) -> Iterator[list[str]]:
             yield [cell.strip().replace("\\", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-@pytest.mark.parametrize(("page", "commands"), [("README.md", 4), ("docs/http.md", 2)])
+@pytest.mark.parametrize(("page", "commands"), [("README.md", 6), ("docs/http.md", 2)])
 def test_commands_work_as_pasted_and_answer_what_is_shown(tmp_path: Path, page: str, commands: int) -> None:
     with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:
         url = program.url()
 
         def paste(command: str) -> str:
             command = command.replace("http://127.0.0.1:8080", url)
-            command = re.sub(r"^(\.venv/bin/eventmill send .*)$", rf"\1 --url {url}", command, flags=re.MULTILINE)
+            command = re.sub(
+                r"^(\.venv/bin/eventmill (?:send|query|funnel) .*)$", rf"\1 --url {url}", command, flags=re.MULTILINE
+            )
             done = subprocess.run(
                 ["bash", "-ec", command.replace("curl ", "curl --silent --show-error ")],
                 cwd=ROOT,
