@@ -1,6 +1,7 @@
 """eventmill copy: backups of a running deployment, restored elsewhere, give the same answers."""
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,17 @@ import pytest
 from support import real_events
 from support.mill import Program, environment, eventmill, running, wait_until
 
+LINE = {
+    "project": "shop",
+    "event_name": "order",
+    "timestamp_ms": 1_700_000_000_123,
+    "event_id": "\u202e'",
+    "channel": "web",
+    "user_id": "ada",
+    "received_at_ms": 1_700_000_000_999,
+    "version": 2**62,
+    "metadata": {"nested": {"a": [1, None, "\\u0000"]}},
+}
 BOUNDS = f"from={real_events.EXPECTED['from']}&to={real_events.EXPECTED['to']}"
 
 
@@ -90,17 +102,7 @@ def _is_under_way(folder: Path, copying: subprocess.Popen[str]) -> bool:
 def test_events_of_all_projects_keep_their_versions(tmp_path: Path) -> None:
     settings = {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "clickhouse"}
     settings |= {"EVENTMILL_STORE_CLICKHOUSE_URL": f"chdb://{tmp_path}/a/chdb"}
-    line = {
-        "project": "shop",
-        "event_name": "order",
-        "timestamp_ms": 1_700_000_000_123,
-        "event_id": "\u202e'",
-        "channel": "web",
-        "user_id": "ada",
-        "received_at_ms": 1_700_000_000_999,
-        "version": 2**62,
-        "metadata": {"nested": {"a": [1, None, "\\u0000"]}},
-    }
+    line = LINE
     other = line | {"project": "default", "event_id": "2"}
     text = "".join(json.dumps(each) + "\n" for each in (line, other))
     (tmp_path / "in.ndjson.gz").write_bytes(gzip.compress(text.encode()))
@@ -120,6 +122,9 @@ def test_events_of_all_projects_keep_their_versions(tmp_path: Path) -> None:
     ("source", "target", "words"),
     [
         ("nowhere", "b.ndjson", "does not exist"),
+        ("a.ndjson", "nowhere/b.ndjson", "cannot write"),
+        ("a.ndjson", "b.jsonl", "neither a data folder nor a file"),
+        ("incomplete.ndjson", "b", "lacks a field"),
         ("a.ndjson", "http://127.0.0.1:1", "eventmill send"),
         ("a.ndjson", "there.ndjson", "there.ndjson exists"),
         ("a.ndjson", "b", "line 2: not an event of a copy"),
@@ -130,12 +135,30 @@ def test_events_of_all_projects_keep_their_versions(tmp_path: Path) -> None:
 def test_a_copy_that_cannot_work_says_why(tmp_path: Path, source: str, target: str, words: str) -> None:
     (tmp_path / "a.ndjson").write_text('\n{"event_name": "a"}\n')
     (tmp_path / "there.ndjson").touch()
+    (tmp_path / "incomplete.ndjson").write_text(json.dumps(LINE | {"user_id": ""}) + "\n")
     (tmp_path / "torn.gz").write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:500])
     (tmp_path / "not.parquet").write_bytes(b"hello")
     done = eventmill("copy", source, target, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_repeated_events_and_many_names_are_copied_once_each(tmp_path: Path) -> None:
+    lines = [json.dumps(LINE | {"event_name": f"name {n}", "event_id": f"{n}"}) + "\n" for n in range(1200)]
+    (tmp_path / "in.ndjson").write_text("".join(lines + lines[:50]))
+    done = eventmill("copy", "in.ndjson", "data", cwd=tmp_path)
+    assert (done.returncode, "several times" in done.stderr) == (0, True), done.stderr
+
+
+def test_a_copy_whose_partial_file_is_gone_starts_again(tmp_path: Path) -> None:
+    (tmp_path / "in.ndjson").write_text(json.dumps(LINE) + "\n")
+    name = hashlib.blake2b(f"in.ndjson\0{tmp_path}/out.ndjson.gz".encode(), digest_size=6).hexdigest()
+    progress = {"place": 1, "size": 1000, "copied": [["shop", "order", 1]]}
+    (tmp_path / f".eventmill-copy-{name}.json").write_text(json.dumps(progress))
+    done = eventmill("copy", "in.ndjson", "out.ndjson.gz", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "shop\torder\t1\t1\n"), done.stderr
 
 
 def test_a_data_folder_in_use_is_no_target(tmp_path: Path) -> None:

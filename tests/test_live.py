@@ -114,8 +114,8 @@ def test_the_commands_of_questions_print_tables_json_and_csv(tmp_path: Path) -> 
 
 def _check_answers(run: Any) -> None:
     assert run("query", "--group-by", "event_name") == "view\t2\t2\nbuy\t1\t1\nall\t3\t2\n"
-    assert run("sql", "SELECT count(), 'a' FROM events FINAL") == "3\ta\n"
-    assert run("query", "buy", "--where", "metadata.price>=10") == "buy\t1\t1\n"
+    assert run("sql", "SELECT count(), 'a' FROM events FINAL WHERE project = 'default'") == "3\ta\n"
+    assert run("query", "buy", "--where", "metadata.price>=10") == "all\t1\t1\n"
     assert run("query", "--group-by", "user_id", "--limit", "1", "--csv").splitlines() == [
         "user_id,events,users",
         "ada,2,1",

@@ -417,10 +417,19 @@ async def test_retention_counts_who_comes_back(mill: Mill) -> None:
         ("/retention", {"from": 0}, "unit"),
         ("/retention", {"start": {"where": ["metadata.a>b"]}}, "start"),
         ("/retention", {"tz": "Mars"}, "tz"),
+        ("/funnels", {"steps": ["a", "b"]}, "steps[0]"),
+        ("/funnels", {"steps": [{}, {}], "window": True}, "window"),
+        ("/funnels", {"steps": [{"event_name": 5}, {}]}, "steps[0].event_name"),
+        ("/funnels", {"steps": [{"event_name": "\ud800"}, {}]}, "steps[0]"),
+        ("/funnels", {"steps": [{"where": ["channel=\ud800"]}, {}]}, "steps[0]"),
+        ("/funnels", {"steps": [{"where": ["channel"]}, {}]}, "steps[0]"),
+        ("/funnels", {"steps": [{}, {}], "group_by": "metadata.\ud800"}, "group_by"),
+        ("/funnels", {"steps": [{}, {}], "from": "\ud800"}, "from"),
+        ("/properties/materialize", {"name": "metadata.\udfff"}, "name"),
     ],
 )
 async def test_a_bad_question_gets_400_with_the_field(mill: Mill, path: str, body: Any, field: str) -> None:
-    answer = await mill.client.post(path, json=body)
+    answer = await mill.client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"], answer.json().get("field")) == (400, "validation_error", field)
 
 
@@ -455,3 +464,24 @@ async def test_a_store_without_sql_says_so(mill: Mill) -> None:
         "name": "metadata.a",
         "materialized": False,
     }
+
+
+async def test_a_body_that_is_no_json_is_explained(mill: Mill) -> None:
+    answer = await mill.client.post("/funnels", content=b'{"steps": []}', headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, "Content-Type: application/json" in answer.json()["message"]) == (400, True)
+    answer = await mill.client.post("/funnels", content=b'{"steps', headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["field"], "not JSON" in answer.json()["message"]) == (400, "body", True)
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv", "lines"])
+async def test_metadata_is_exported_byte_for_byte(mill: Mill, form: str) -> None:
+    text = '{"p":1,"p":2 , "a":1e0,"b":-0,"c":"\\u00e9"}'
+    await store(mill, {"timestamp_ms": 1_700_000_000_000, "metadata": text.encode()})
+    answer = await mill.client.get(f"/events?from=0&format={form}")
+    assert (text.replace('"', '""') if form == "csv" else text) in answer.text
+
+
+async def test_a_comparison_may_be_encoded_as_clients_do(mill: Mill) -> None:
+    await store(mill, *({"timestamp_ms": 1_700_000_000_000, "metadata": b'{"n":%d}' % n} for n in range(4)))
+    for query, count in (("metadata.n%3E%3D=2", 2), ("metadata.n>=2", 2), ("metadata.n%3E2", 1), ("metadata.n>2", 1)):
+        assert (await get(mill, f"/metrics?from=0&{query}"))["total_count"] == count, query

@@ -200,6 +200,12 @@ def to_sent_form(event: Event) -> dict[str, Any]:
     return form | {"timestamp": event.timestamp_ms / 1000}
 
 
+def to_sent_line(event: Event) -> dict[str, Any]:
+    """Return the same for msgspec, which writes the metadata byte for byte."""
+    form = {field.sent_as: getattr(event, field.name) for field in EVENT_FIELDS if field.sent is not None}
+    return form | {"timestamp": event.timestamp_ms / 1000}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         return json.loads(bytes(value))

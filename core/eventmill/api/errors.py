@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -50,6 +50,7 @@ _MEANINGS = {
     400: "the request breaks a rule; `field` names the field or parameter",
     401: "the key is missing, unknown, revoked or expired",
     403: "the key, the origin or the host is not allowed",
+    404: "there is nothing at this path",
     408: "the body arrives too slowly",
     413: "the body is too large",
     414: "the query string is too long",
@@ -172,7 +173,27 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
-        field = str(problem["loc"][-1])
+        field = _field_of(problem["loc"])
+        if problem["type"] == "json_invalid":
+            message = f"the body is not JSON: {problem['ctx']['error']}"
+            return respond(request.scope, 400, "validation_error", message, field="body")
+        if problem["type"] == "model_attributes_type" and "json" not in request.headers.get("Content-Type", ""):
+            message = "send the body with the header Content-Type: application/json"
+            return respond(request.scope, 400, "validation_error", message, field="body")
         if problem["type"] in ("missing", "string_too_short"):
             return respond(request.scope, 400, "validation_error", f"{field} is required", field=field)
         return respond(request.scope, 400, "validation_error", f"{field}: {problem['msg']}", field=field)
+
+
+_TYPES = {"str", "int", "float", "bool", "list[str]"}  # of alternatives, which pydantic adds to the location
+
+
+def _field_of(location: Sequence[str | int]) -> str:
+    """Return the field of a problem, such as `steps[1].where[0]`."""
+    field = ""
+    for part in location[1:]:
+        if isinstance(part, int):
+            field += f"[{part}]"
+        elif part not in _TYPES:
+            field += f".{part}" if field else part
+    return field or str(location[0])

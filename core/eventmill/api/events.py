@@ -2,23 +2,23 @@
 
 import csv
 import io
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
 from eventmill.api.operators import Operator
 from eventmill.api.questions import declare, describe, parameters_of
-from eventmill.api.receipts import STORED_FIELDS, StoredEventResponse, find_event, to_stored
+from eventmill.api.receipts import STORED_FIELDS, StoredEventResponse, find_event, to_stored_line
 from eventmill.consumer.pause import PROJECT as INTERNAL
 from eventmill.errors import InvalidQuery
-from eventmill.event import ALL_TIME, Event, Position, encode_line, to_sent_form
+from eventmill.event import ALL_TIME, Event, Position, encode_line, to_sent_line
 from eventmill.hookspecs import Services, principal_of
 from eventmill.queries.cursors import read_cursor, write_cursor
 from eventmill.queries.filters import EventFilter
@@ -70,7 +70,7 @@ def create_router(services: Services) -> APIRouter:
         "/users/{user_id:path}/events",
         summary="List all events of a user",
         response_model=EventsResponse,
-        responses=document(400, 503) | {200: {"content": _CONTENT}},
+        responses=document(400, 404, 503) | {200: {"content": _CONTENT}},
         openapi_extra=declare(*PARAMETERS),
     )
     async def of_user(request: Request, user_id: str) -> Any:
@@ -122,9 +122,10 @@ async def _answer(services: Services, request: Request, parameters: Parameters, 
         limit = parameters.number("limit", DEFAULT_PAGE, MAX_PAGE)
         events = await reader.read(before, limit, request)
         following = write_cursor(events[-1]) if len(events) == limit else None
-        return JSONResponse({"events": [to_stored(event) for event in events], "next": following})
+        content = msgspec.json.encode({"events": [to_stored_line(event) for event in events], "next": following})
+        return Response(content, media_type="application/json")
     if form not in FORMATS:
-        raise InvalidQuery(f"format must be json, {' or '.join(FORMATS)}, not {form[:64]!r}", "format")
+        raise InvalidQuery(f"format must be json, ndjson or csv, not {form[:64]!r}", "format")
     limit = parameters.number("limit", MAX_STREAM, MAX_STREAM)
     first = await reader.read(before, min(PAGE_EVENTS, limit), request)  # so that an error still has its status
     encode = _ENCODE[form]
@@ -145,7 +146,7 @@ async def _stream(reader: _Reader, page: Sequence[Event], limit: int, encode: An
 
 def _to_ndjson(events: Sequence[Event], *, is_first: bool = False) -> bytes:
     """Return lines that can be posted to /events/bulk."""
-    return b"".join(json.dumps(to_sent_form(event), ensure_ascii=False).encode() + b"\n" for event in events)
+    return b"".join(msgspec.json.encode(to_sent_line(event)) + b"\n" for event in events)
 
 
 def _to_csv(events: Sequence[Event], *, is_first: bool = False) -> bytes:
@@ -154,10 +155,15 @@ def _to_csv(events: Sequence[Event], *, is_first: bool = False) -> bytes:
     if is_first:
         writer.writerow(STORED_FIELDS)
     for event in events:
-        stored = to_stored(event)
-        values = [stored[name] for name in STORED_FIELDS]
-        writer.writerow(json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values)
+        stored = to_stored_line(event)
+        writer.writerow([_to_cell(stored[name]) for name in STORED_FIELDS])
     return text.getvalue().encode()
+
+
+def _to_cell(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return bytes(value).decode()
+    return msgspec.json.encode(value).decode() if isinstance(value, tuple) else value
 
 
 def _to_lines(events: Sequence[Event], *, is_first: bool = False) -> bytes:

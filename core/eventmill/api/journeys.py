@@ -137,7 +137,7 @@ def create_router(services: Services) -> APIRouter:
     async def funnels(request: Request, body: FunnelBody) -> dict[str, Any]:
         """Answer as docs/queries.md says, by default for the last 30 days."""
         query = _parse_funnel(principal_of(request.scope).project, body)
-        answer = await services.query(lambda store: store.funnel(query), None, query.span.project)
+        answer = await services.query(lambda store: store.funnel(query), request.receive, query.span.project)
         groups = [{"group_value": group.value, "steps": _steps(group.steps)} for group in answer.groups]
         by = query.group_by.name if query.group_by else None
         return _echo(query.span) | {
@@ -157,7 +157,7 @@ def create_router(services: Services) -> APIRouter:
     async def retention(request: Request, body: RetentionBody) -> dict[str, Any]:
         """Answer as docs/queries.md says, by default for the last 30 days."""
         query = _parse_retention(principal_of(request.scope).project, body)
-        answer = await services.query(lambda store: store.retention(query), None, query.span.project)
+        answer = await services.query(lambda store: store.retention(query), request.receive, query.span.project)
         cohorts = [
             {
                 "cohort": cohort.label,

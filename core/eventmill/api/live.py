@@ -1,18 +1,19 @@
 """GET /events/live: stored events as they appear, as server-sent events."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from eventmill.api.errors import document
 from eventmill.api.questions import declare, describe, parameters_of
-from eventmill.api.receipts import to_stored
+from eventmill.api.receipts import to_stored_line
 from eventmill.errors import Overloaded, StoreUnavailable
 from eventmill.event import ALL_TIME, CLOCK_SKEW_MS, Event, Identity
 from eventmill.hookspecs import Services, principal_of
@@ -23,10 +24,19 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 WINDOW_MS = 3_600_000
-MAX_EVENTS = 500  # in one poll
+MAX_EVENTS = 5_000  # in one poll
 MAX_LISTENERS = 100
 _QUEUED_POLLS = 10  # of a listener that reads slowly; it misses what comes then
 _BEAT = b": still here\n\n"
+_GAP = b"event: gap\ndata: {}\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """New events, oldest first; `has_gap` if there may be more that nobody was sent."""
+
+    events: Sequence[Event]
+    has_gap: bool = False
 
 
 class Live:
@@ -35,7 +45,7 @@ class Live:
     def __init__(self, services: Services, shutdown: Shutdown) -> None:
         self._services = services
         self._shutdown = shutdown
-        self._listeners: dict[str, set[asyncio.Queue[list[Event]]]] = {}
+        self._listeners: dict[str, set[asyncio.Queue[Poll]]] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
 
     async def listen(self, wanted: EventFilter) -> AsyncIterator[bytes]:
@@ -43,9 +53,10 @@ class Live:
         with self._subscribed(wanted.project) as polls:
             yield _BEAT
             while not self._shutdown.is_asked:
-                events = await polls.get()
-                matching = [event for event in events if wanted.matches(event)]
-                yield b"".join(_encode(event) for event in matching) or _BEAT
+                poll = await polls.get()
+                gap = _GAP if poll.has_gap else b""
+                matching = [event for event in poll.events if wanted.matches(event)]
+                yield gap + b"".join(_encode(event) for event in matching) or _BEAT
 
     def check_room(self) -> None:
         """Raise Overloaded if too many clients listen, StoreUnavailable if there is no store."""
@@ -55,9 +66,9 @@ class Live:
             raise Overloaded(f"{MAX_LISTENERS} clients listen already")
 
     @contextmanager
-    def _subscribed(self, project: str) -> Iterator[asyncio.Queue[list[Event]]]:
+    def _subscribed(self, project: str) -> Iterator[asyncio.Queue[Poll]]:
         listeners = self._listeners.setdefault(project, set())
-        polls: asyncio.Queue[list[Event]] = asyncio.Queue(_QUEUED_POLLS)
+        polls: asyncio.Queue[Poll] = asyncio.Queue(_QUEUED_POLLS)
         listeners.add(polls)
         if len(listeners) == 1:
             self._pollers[project] = asyncio.create_task(self._poll(project, listeners), name="eventmill-live")
@@ -69,22 +80,25 @@ class Live:
                 self._pollers.pop(project).cancel()
                 del self._listeners[project]
 
-    async def _poll(self, project: str, listeners: set[asyncio.Queue[list[Event]]]) -> None:
-        """Send new events to all listeners, oldest first; an empty list each second without any."""
+    async def _poll(self, project: str, listeners: set[asyncio.Queue[Poll]]) -> None:
+        """Send new events to all listeners each second, oldest first, also if there are none."""
         known: dict[Identity, int] | None = None
         while True:
             try:
                 events = await self._newest(project)
             except Exception as error:
                 log.warning("cannot read new events (%s): %s", type(error).__name__, error)
-                events = []
+                poll = Poll((), has_gap=True)
             else:
                 seen = {event.identity: event.version for event in events}
                 fresh = [event for event in events if known is not None and known.get(event.identity) != event.version]
-                known, events = seen, fresh
+                has_gap = known is not None and len(fresh) >= MAX_EVENTS
+                known, poll = seen, Poll(fresh[::-1], has_gap)
             for polls in listeners:
-                if not polls.full():
-                    polls.put_nowait(list(reversed(events)))
+                if polls.full():  # the client reads slowly
+                    polls.get_nowait()
+                    poll = Poll(poll.events, has_gap=True)
+                polls.put_nowait(poll)
             await asyncio.sleep(POLL_SECONDS)
 
     async def _newest(self, project: str) -> list[Event]:
@@ -94,7 +108,7 @@ class Live:
 
 
 def _encode(event: Event) -> bytes:
-    return b"data: " + json.dumps(to_stored(event)).encode() + b"\n\n"
+    return b"data: " + msgspec.json.encode(to_stored_line(event)) + b"\n\n"
 
 
 def create_router(live: Live) -> APIRouter:

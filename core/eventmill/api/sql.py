@@ -1,5 +1,6 @@
 """POST /sql: a read-only statement in the store's own language, for operators."""
 
+import asyncio
 import datetime
 import math
 from typing import Any
@@ -37,8 +38,8 @@ def create_router(services: Services) -> APIRouter:
     @router.post("/sql", summary="Run a SELECT statement", responses=document(400, 503), openapi_extra=needs("admin"))
     async def sql(operator: Operator, request: Request, body: SqlBody) -> SqlResponse:
         """Read the tables of a ClickHouse store in SQL, within the limits of queries. Other stores have no SQL."""
-        result = await services.query(lambda store: store.sql(body.sql))
-        rows = [[_to_json(value) for value in row] for row in result.rows]
+        result = await services.query(lambda store: store.sql(body.sql), request.receive)
+        rows = await asyncio.to_thread(_to_json, result.rows)
         return SqlResponse(columns=list(result.columns), rows=rows, is_complete=result.is_complete)
 
     return router

@@ -30,6 +30,13 @@ MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 _USAGE = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
+_WITHOUT_OPTION = ("sql", "name", "steps", "body")  # arguments of commands
+
+
+class RequestForbidden(ConfigurationError):
+    """The key may not do this."""
+
+
 class RequestFailed(EventmillError):
     """The deployment did not do what was asked."""
 
@@ -141,10 +148,14 @@ def _explain(name: str, status: int, content: bytes) -> EventmillError:
         message, field = str(answer["message"]), str(answer.get("field") or "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message, field = "no explanation: this may not be eventmill", ""
+    if status == HTTPStatus.BAD_REQUEST and field in _WITHOUT_OPTION:
+        return ConfigurationError(message)
     if status == HTTPStatus.BAD_REQUEST and field:
         option = f"--{field.replace('_', '-')}"
         return ConfigurationError(option + message.removeprefix(field) if message.startswith(field) else message)
     text = f"{name} answered {status}: {message}"
+    if status == HTTPStatus.FORBIDDEN:
+        return RequestForbidden(text)
     return ConfigurationError(text) if status in _USAGE else RequestFailed(text)
 
 

@@ -1,10 +1,11 @@
 """eventmill copy: copy events between stores and files."""
 
 import asyncio
+import fcntl
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Display
 
 from eventmill.api.events import ProjectsResponse
-from eventmill.cli.connection import RequestFailed, Target, connect
+from eventmill.cli.connection import RequestForbidden, Target, connect
 from eventmill.cli.output import print_table
 from eventmill.errors import ConfigurationError
 from eventmill.event import Event, decode_lines
@@ -31,7 +32,7 @@ from eventmill.runtime.copying import (
     copy_events,
     differences,
 )
-from eventmill.runtime.event_files import PAGE_EVENTS, SUFFIXES
+from eventmill.runtime.event_files import PAGE_EVENTS, SUFFIXES, CopyFailed
 from eventmill.runtime.unix_sockets import RUN_SOCKET, is_answering
 from eventmill.settings import Settings, load
 
@@ -46,28 +47,35 @@ def copy(source: str, target: str, key: str | None, projects: Sequence[str]) -> 
     except KeyboardInterrupt:
         sys.stderr.write("eventmill: interrupted: run the same command to go on\n")
         raise
+    except OSError as error:
+        raise CopyFailed(f"cannot write {error.filename or target}: {error.strerror}") from None
     sys.exit(1 if missing else 0)
 
 
 async def _copy(source: str, target: str, key: str | None, projects: Sequence[str]) -> bool:
-    file = _progress_file(source, target)
-    progress = Progress.load(file)
-    if progress.copied:
-        sys.stderr.write(f"going on after {progress.copied.total():,} events\n")
-    async with _open_target(target, progress) as opened:
-        reading = _open_source(source, key, projects)
-        with _display() as display:
-            task = display.add_task("copying", total=None)
-            async for count in copy_events(reading, opened, progress, file):
-                display.update(task, completed=count)
-        found = await opened.finish(progress.copied)
-    file.unlink(missing_ok=True)
+    reading = _open_source(source, key, projects)
+    with _progress_file(source, target, projects) as file:
+        progress = Progress.load(file)
+        async with _open_target(target, progress) as opened:
+            if progress.copied:
+                sys.stderr.write(
+                    f"going on after {progress.copied.total():,} events: newer ones than at the start are not copied\n"
+                )
+            with _display() as display:
+                task = display.add_task("copying", total=None)
+                async for count in copy_events(reading, opened, progress, file):
+                    display.update(task, completed=count)
+            found = await opened.finish(progress.copied)
+            fewer = {name for name, _, _ in differences(progress.copied, found)}
+            missing = await opened.count_missing(reading, fewer) if fewer else 0
+        file.unlink(missing_ok=True)
     rows = [(*name, str(count), str(found.get(name, 0))) for name, count in sorted(progress.copied.items())]
     print_table(("project", "event", "copied", "in the target"), rows)
-    missing = list(differences(progress.copied, found))
-    for (project, name), count, held in missing:
-        sys.stderr.write(f"eventmill: {project}: of {count} events {name} the target holds only {held}\n")
-    return bool(missing)
+    if missing != 0:
+        sys.stderr.write(f"eventmill: the target lacks {missing or 'some'} of the copied events: copy again\n")
+    elif fewer:
+        sys.stderr.write("the source holds some events several times: the target has each of them once\n")
+    return missing != 0
 
 
 def _display() -> Display:
@@ -76,13 +84,29 @@ def _display() -> Display:
     return Display(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _progress_file(source: str, target: str) -> Path:
-    name = hashlib.blake2b(f"{source}\0{target}".encode(), digest_size=6).hexdigest()
-    return Path(f".eventmill-copy-{name}.json")
+@contextmanager
+def _progress_file(source: str, target: str, projects: Sequence[str]) -> Iterator[Path]:
+    """Yield the file with the progress of this copy, which no other command may use meanwhile."""
+    what = "\0".join([source, str(Path(target).absolute()), *sorted(projects)])
+    file = Path(f".eventmill-copy-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.json")
+    lock = file.with_suffix(".lock")
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"another command copies {source} to {target}") from None
+        try:
+            yield file
+        finally:
+            lock.unlink()
 
 
 def _is_file(text: str) -> bool:
-    return Path(text).suffix in SUFFIXES
+    return Path(text).suffix in SUFFIXES and not Path(text).is_dir()
+
+
+def _is_folder(text: str) -> bool:
+    return Path(text).is_dir()
 
 
 def _open_source(text: str, key: str | None, projects: Sequence[str]) -> Source:
@@ -103,6 +127,9 @@ async def _open_target(text: str, progress: Progress) -> AsyncIterator[CopyTarge
     if _is_file(text):
         yield FileTarget(Path(text), progress)
         return
+    if Path(text).suffix and not _is_folder(text):
+        known = ", ".join(SUFFIXES)
+        raise ConfigurationError(f"{text} is neither a data folder nor a file that ends with one of {known}")
     settings = load(Settings)
     chosen = choose(settings).require_store() if text == _STORE else _choose_embedded(settings, Path(text))
     async with chosen.open() as opened:
@@ -147,5 +174,5 @@ class _Deployment:
         async with connect(self._target) as connection:
             try:
                 return list((await connection.get("/projects", ProjectsResponse))["projects"])
-            except (ConfigurationError, RequestFailed):
+            except RequestForbidden:
                 return [""]

@@ -11,7 +11,7 @@ from eventmill.fields import MAX_NAME_CHARACTERS
 from eventmill.queries.buckets import parse_tz
 from eventmill.queries.conditions import COMPARISONS, Condition, Operator
 from eventmill.queries.filters import EventFilter
-from eventmill.queries.properties import METADATA, TAG, TEXT_FIELDS, parse_property
+from eventmill.queries.properties import METADATA, TAG, TEXT_FIELDS, check_text, parse_property
 from eventmill.queries.spans import DAY_SECONDS, Span, parse_span
 
 PRESENCE = ("has", "lacks")
@@ -39,6 +39,8 @@ class Parameters:
         self._values: dict[str, list[str]] = {}
         self._filters: dict[tuple[str, Operator], list[str]] = {}
         for name, value in items:
+            check_text(name, "where")
+            check_text(value, name[:64])
             if name in self._names:
                 self._values.setdefault(name, []).append(value)
             else:
@@ -105,7 +107,7 @@ class Parameters:
         """Return property and operator of a filter. A query string is cut at its first `=`, wherever that is."""
         if comparison := _COMPARISON.fullmatch(name):
             subject, sign, rest = comparison.groups()
-            return self._known(subject, name), cast(Operator, f"{sign}=" if not rest and value else sign)
+            return self._known(subject, name), cast(Operator, f"{sign}=" if rest in ("", "=") and value else sign)
         if name.endswith("!") and not name.endswith("\\!"):
             return self._known(name[:-1], name), "!="
         return self._known(name, name), "="
@@ -120,8 +122,17 @@ class Parameters:
 
 def parse_filters(filters: Iterable[str]) -> tuple[Condition, ...]:
     """Return the conditions of texts such as `channel=web` or `has=metadata.price`. Raise InvalidQuery."""
-    pairs = (each.partition("=") for each in filters)
-    return Parameters(((name, value) for name, _, value in pairs), PRESENCE).where()
+    return Parameters(map(split_filter, filters), PRESENCE).where()
+
+
+def split_filter(text: str) -> tuple[str, str]:
+    """Return name and value of a filter, as a query string is cut: at the first `=`. Raise InvalidQuery."""
+    name, equal, value = text.partition("=")
+    if not equal and not _COMPARISON.fullmatch(name):
+        raise InvalidQuery(
+            f"the filter {text[:64]!r} has no operator: write {text[:64]}=VALUE, or has={text[:64]}", "where"
+        )
+    return name, value
 
 
 def condition(name: str, operator: Operator, values: Collection[str]) -> Condition:
@@ -142,6 +153,7 @@ def condition(name: str, operator: Operator, values: Collection[str]) -> Conditi
 
 def check_event_name(name: str) -> None:
     """Raise InvalidQuery if no event can have this name."""
+    check_text(name, "event_name")
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise InvalidQuery(f"event_name must be a string of 1 to {MAX_NAME_CHARACTERS} characters", "event_name")
 
@@ -149,7 +161,7 @@ def check_event_name(name: str) -> None:
 def _value(name: str, value: str) -> str:
     """Return the value of a filter, which stands in the name after `<` or `>` without `=`."""
     comparison = _COMPARISON.fullmatch(name)
-    return comparison[3] or value if comparison else value
+    return comparison[3].removeprefix("=") or value if comparison else value
 
 
 def _number(text: str, name: str) -> float:

@@ -61,6 +61,7 @@ def parse_property(name: str, parameter: str) -> Property:
 
     Raise InvalidQuery, which names the parameter.
     """
+    check_text(name, parameter)
     if name == TAG or name in TEXT_FIELDS:
         return Property(name)
     if not name.startswith(METADATA):
@@ -74,6 +75,12 @@ def parse_property(name: str, parameter: str) -> Property:
             parameter,
         )
     return Property(name, keys)
+
+
+def check_text(text: str, parameter: str) -> None:
+    """Raise InvalidQuery for a lone surrogate, which JSON can express, but no event can contain."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidQuery("a text has a lone surrogate, which is not a character", parameter)
 
 
 def join_path(keys: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ class RetentionQuery:
             raise InvalidQuery(f"unit must be one of {', '.join(DATES)}, not {self.bucket.name[:64]!r}", "unit")
         if self.bucket.most_between(self.span.start_ms, self.span.end_ms) > MAX_PERIODS:
             raise QueryTooLarge(
-                f"between from and to there are more than {MAX_PERIODS} of one {self.bucket.name}:"
+                f"between from and to there are more than {MAX_PERIODS} {self.bucket.name}s:"
                 " ask for a shorter time, or for larger units",
                 "unit",
             )

@@ -69,7 +69,7 @@ def _parse(text: str, name: str, tz: str, now_us: int) -> int:
         try:
             time_us = _midnight(text, tz, is_end=name == "to") if _DATE.fullmatch(text) else parse_time(text)
         except (ValueError, OverflowError) as error:
-            raise InvalidQuery(f"{name} {error}", name) from None
+            raise InvalidQuery(f"{name} {error}; dates and times before now such as -24h are allowed", name) from None
     if not 0 <= time_us <= MAX_TIME_MS * 1000:
         raise InvalidQuery(f"{name} must lie between 1970 and 2100", name)
     return time_us

@@ -4,18 +4,21 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from eventmill.event import ALL_TIME, Event, EventBatch
 from eventmill.interfaces import Store
-from eventmill.queries.discovery import MAX_NAMES
 from eventmill.queries.filters import EventFilter
-from eventmill.runtime.event_files import EventFile, read_events
+from eventmill.queries.metrics import Measure, MetricsQuery
+from eventmill.queries.properties import Property
+from eventmill.runtime.event_files import EventFile, is_written, read_events
 
 Name = tuple[str, str]  # project and name of events
+_NAMES_AT_ONCE = 100
+_FOUND_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -34,6 +37,10 @@ class Progress:
         except FileNotFoundError:
             return cls()
         return cls(saved["place"], saved["size"], Counter({(p, n): count for p, n, count in saved["copied"]}))
+
+    def restart(self) -> None:
+        """Forget what was copied."""
+        self.place, self.size, self.copied = None, 0, Counter()
 
     def save(self, file: Path) -> None:
         """Write the file as a whole or not at all."""
@@ -64,6 +71,10 @@ class CopyTarget(ABC):
     async def finish(self, copied: Counter[Name]) -> dict[Name, int]:
         """Complete the target; return how many events of each name it holds."""
 
+    async def count_missing(self, source: Source, names: Collection[Name]) -> int | None:
+        """Return how many events of these names of the source it lacks, None if it cannot tell."""
+        return None
+
 
 class FileSource:
     """A file; the place is the number of events that were read."""
@@ -82,6 +93,10 @@ class FileTarget(CopyTarget):
     """A file."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
+        """Open the file. Start from the beginning if what the progress says was written is gone."""
+        if not is_written(path, progress.size):
+            progress.restart()
+        self._path = path
         self._file = EventFile(path, progress.size)
 
     async def write(self, events: Sequence[Event], progress: Progress) -> None:
@@ -89,8 +104,12 @@ class FileTarget(CopyTarget):
         progress.size = self._file.size
 
     async def finish(self, copied: Counter[Name]) -> dict[Name, int]:
+        """Give the file its name, and count what it holds."""
         self._file.finish()
-        return dict(copied)
+        found: Counter[Name] = Counter()
+        for page in read_events(self._path, 0):
+            found.update((event.project, event.event_name) for event in page)
+        return found
 
 
 class StoreTarget(CopyTarget):
@@ -103,11 +122,26 @@ class StoreTarget(CopyTarget):
         await self._store.insert(EventBatch.of(events))
 
     async def finish(self, copied: Counter[Name]) -> dict[Name, int]:
+        """Count the events of the copied names."""
         found: dict[Name, int] = {}
         for project in {project for project, _ in copied}:
-            for name in await self._store.event_names(EventFilter(project, *ALL_TIME), MAX_NAMES):
-                found[project, name.event_name] = name.total_count
+            names = sorted(name for each, name in copied if each == project)
+            for start in range(0, len(names), _NAMES_AT_ONCE):
+                wanted = EventFilter(project, *ALL_TIME, names[start : start + _NAMES_AT_ONCE])
+                query = MetricsQuery(wanted, (Property("event_name"),), Measure("count"))
+                for group in (await self._store.metrics(query)).groups:
+                    found[project, str(group.values[0])] = group.total_count
         return found
+
+    async def count_missing(self, source: Source, names: Collection[Name]) -> int | None:
+        """Look each event up: a source may hold one several times, so that a smaller count alone says nothing."""
+        missing = 0
+        async for page, _ in source.pages(None):
+            wanted = list({event.identity for event in page if (event.project, event.event_name) in names})
+            for start in range(0, len(wanted), _FOUND_AT_ONCE):
+                some = wanted[start : start + _FOUND_AT_ONCE]
+                missing += len(some) - len(await self._store.find(some))
+        return missing
 
 
 async def copy_events(source: Source, target: CopyTarget, progress: Progress, file: Path) -> AsyncIterator[int]:

@@ -39,7 +39,19 @@ def read_events(path: Path, skip: int) -> Iterator[list[Event]]:
     events = _read_parquet(path) if path.suffix == PARQUET else _read_lines(path)
     rest = islice(events, skip, None)
     while page := list(islice(rest, PAGE_EVENTS)):
+        for event in page:
+            _check(event, path)
         yield page
+
+
+def _check(event: Event, path: Path) -> None:
+    """Raise CopyFailed for an event that no API has accepted."""
+    try:
+        is_object = bytes(event.metadata)[:1] == b"{" and isinstance(msgspec.json.decode(event.metadata), dict)
+    except msgspec.DecodeError:
+        is_object = False
+    if not (is_object and event.user_id and event.event_name and event.event_id and event.project):
+        raise CopyFailed(f"{path}: the event {event.event_id[:64]!r} lacks a field, or its metadata is no JSON object")
 
 
 def _read_lines(path: Path) -> Iterator[Event]:
@@ -67,8 +79,21 @@ def _read_parquet(path: Path) -> Iterator[Event]:
                 for row in batch.to_pylist():
                     raw = {name: msgspec.Raw(row[name].encode()) for name in _RAW_FIELDS}
                     yield msgspec.convert(row | raw, Event)
-    except (msgspec.ValidationError, KeyError, ValueError, OSError) as error:
+    except (msgspec.ValidationError, AttributeError, KeyError, ValueError, OSError) as error:
         raise CopyFailed(f"{path} is not a file of a copy: {error}") from None
+
+
+def partial_of(path: Path) -> Path:
+    """Return where a file is until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def is_written(path: Path, size: int) -> bool:
+    """Return whether the partial file still has what a progress says."""
+    partial = partial_of(path)
+    if path.suffix == PARQUET:
+        return all((partial / f"{number:06}").exists() for number in range(size))
+    return size == 0 or (partial.exists() and partial.stat().st_size >= size)
 
 
 class EventFile:
@@ -83,18 +108,22 @@ class EventFile:
             raise ConfigurationError(f"{path} exists: remove it, or choose another name")
         self.size = size
         self._path = path
-        self._partial = path.with_name(f"{path.name}.partial")
-        if path.suffix == PARQUET:
-            _import_parquet()
-            self._partial.mkdir(exist_ok=True)
-        else:
-            with self._partial.open("ab") as file:
-                file.truncate(size)
+        self._partial = partial_of(path)
+        try:
+            if path.suffix == PARQUET:
+                _import_parquet()
+                self._partial.mkdir(exist_ok=True)
+            else:
+                with self._partial.open("ab") as file:
+                    file.truncate(size)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
 
     def write(self, events: Sequence[Event]) -> None:
         """Append a page, and sync it to the disk."""
         if self._path.suffix == PARQUET:
             _import_parquet().write_table(_to_table(events), self._part(self.size), compression="zstd")
+            _sync(self._part(self.size))
             self.size += 1
             return
         lines = b"".join(encode_line(event) + b"\n" for event in events)
@@ -109,10 +138,12 @@ class EventFile:
         if self._path.suffix == PARQUET:
             whole = self._partial / "whole"
             self._join(whole)
+            _sync(whole)
             whole.rename(self._path)
             shutil.rmtree(self._partial)
         else:
             self._partial.rename(self._path)
+        _sync(self._path.parent)
 
     def _join(self, whole: Path) -> None:
         """Write the pages into one file."""
@@ -123,6 +154,14 @@ class EventFile:
 
     def _part(self, number: int) -> Path:
         return self._partial / f"{number:06}"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _import_parquet() -> Any:

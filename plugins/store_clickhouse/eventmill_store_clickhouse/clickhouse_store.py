@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from eventmill import (
     Funnel,
     FunnelQuery,
     Identity,
+    InvalidQuery,
     Metrics,
     MetricsQuery,
     Position,
@@ -31,7 +32,6 @@ from eventmill import (
     Store,
     StoreMisconfigured,
     StoreUnavailable,
-    describe_skew,
     order_names,
 )
 from eventmill_store_clickhouse import counts, failures, funnels, metrics, migrations, queries, retention
@@ -39,6 +39,7 @@ from eventmill_store_clickhouse.canary import Canary
 from eventmill_store_clickhouse.connection import Connection
 from eventmill_store_clickhouse.erasures import Erasures
 from eventmill_store_clickhouse.properties import Table
+from eventmill_store_clickhouse.schema import Schema
 from eventmill_store_clickhouse.statements import Statements
 
 LINE_COLUMNS = tuple(field.name for field in EVENT_FIELDS)
@@ -56,9 +57,7 @@ INSERT = {
 }
 MAX_PAGE = 50_000
 _SQL_ROWS = 10_000
-_TABLES = """
-SELECT name, toUnixTimestamp64Milli(now64(3)) FROM system.tables WHERE database = currentDatabase()
-"""
+_MAX_COLUMNS = 50  # each makes inserts slower
 _READ_BACK_SECONDS = 1.0
 _FIRST_WINDOW_MS = 86_400_000
 _KEYS = 100  # per statement, since a server accepts URLs of at most 1 MiB
@@ -72,24 +71,11 @@ class ClickHouseStore(Store):
         self._connection = connection
         self._statements = Statements(connection)
         self._erasures = Erasures(self._statements)
+        self._schema = Schema(self._statements)
         self._canary = Canary(self._prove)
 
     async def migrate(self, retention_days: int | None = None) -> None:
-        await self._statements.execute(migrations.BOOKKEEPING)
-        applied = await self._applied()
-        _refuse_newer(applied)
-        for migration in migrations.MIGRATIONS:
-            if migration.number not in applied:
-                for statement in migration.statements:
-                    await self._statements.execute(statement)
-                await self._statements.execute(
-                    migrations.RECORD.format(number=migration.number, readable_from=migration.readable_from)
-                )
-        engine = await self._statements.engine()
-        if "MergeTree" in engine:  # on a cluster the table is Distributed, see cluster.sql
-            for statement in migrations.missing_columns(await self._columns()):
-                await self._statements.execute(statement)
-            await self._set_retention(engine, retention_days)
+        await self._schema.migrate(retention_days)
 
     async def insert(self, batch: EventBatch) -> None:
         if batch:
@@ -126,22 +112,7 @@ class ClickHouseStore(Store):
         return await self._erasures.add(project, user_id, until_ms)
 
     async def check(self) -> list[str]:
-        applied = await self._applied()
-        if not applied:
-            raise StoreMisconfigured("the schema does not exist: run `eventmill migrate`")
-        if max(applied) < migrations.NEWEST:
-            raise StoreMisconfigured(
-                f"the schema has version {max(applied)}, but {migrations.NEWEST} is required: run `eventmill migrate`"
-            )
-        _refuse_newer(applied)
-        tables = {str(name): float(now_ms) for name, now_ms in await self._statements.lookup(_TABLES)}
-        if missing := {"events", "erasures"} - tables.keys():
-            raise StoreMisconfigured(
-                f"the table {', '.join(sorted(missing))} does not exist: it was removed or renamed"
-            )
-        if migrations.missing_columns(await self._columns()):
-            raise StoreMisconfigured("the table events lacks a column: run `eventmill migrate`")
-        skew = describe_skew(tables["events"] / 1000, "the ClickHouse server")
+        skew = await self._schema.check()
         return [*await self._canary.warnings(), *self._connection.warnings(), *skew]
 
     def collect(self) -> Iterable[Metric]:
@@ -185,6 +156,9 @@ class ClickHouseStore(Store):
     async def materialize(self, property: Property) -> bool:
         if "MergeTree" not in await self._statements.engine():
             raise StoreMisconfigured("the table events is Distributed: add the column to the tables of the shards")
+        columns = (await self._table("")).columns
+        if property.keys not in columns and len(columns) >= _MAX_COLUMNS:
+            raise InvalidQuery(f"{_MAX_COLUMNS} properties are materialized already, which is the limit", "name")
         for statement in migrations.materialize(property.keys):
             await self._statements.execute(statement)
         return True
@@ -235,39 +209,6 @@ class ClickHouseStore(Store):
         """Return what statements must know. Every erasure that has ended is seen."""
         [[erasures, columns]] = await self._statements.query(queries.TABLE, {"project": project})
         return Table(bool(erasures), {tuple(json.loads(comment)): name for name, comment in columns})
-
-    async def _applied(self) -> dict[int, int]:
-        """Return the applied migrations, each with the oldest migration whose programs can still read the schema."""
-        sql = "SELECT number, max(readable_from) FROM eventmill_migrations GROUP BY number"
-        try:
-            rows = await self._connection.lookup(sql, {})
-        except ClickHouseError as error:
-            if failures.code_of(error) == failures.UNKNOWN_TABLE:
-                return {}
-            raise failures.explain(error) from error
-        return {int(number): int(readable_from) for number, readable_from in rows}
-
-    async def _columns(self) -> set[str]:
-        """Return the names of the columns of the table events."""
-        sql = "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = 'events'"
-        return {name for (name,) in await self._statements.lookup(sql)}
-
-    async def _set_retention(self, engine: str, days: int | None) -> None:
-        """Change the TTL of the table if it differs from the retention."""
-        wanted = migrations.ttl(days)
-        if wanted is None and " TTL " in engine:
-            try:
-                await self._statements.execute("ALTER TABLE events REMOVE TTL")
-            except StoreMisconfigured:
-                if " TTL " in await self._statements.engine():  # else another program removed it meanwhile
-                    raise
-        elif wanted is not None and f"TTL {wanted}" not in engine:
-            await self._statements.execute(f"ALTER TABLE events MODIFY TTL {wanted}")
-
-
-def _refuse_newer(applied: Mapping[int, int]) -> None:
-    if max(applied.values(), default=0) > migrations.NEWEST:
-        raise StoreMisconfigured("a newer program created the schema: upgrade this one")
 
 
 def _to_raw(text: str) -> msgspec.Raw:

@@ -42,7 +42,7 @@ class ServerConnection(Connection):
         self._attempt: asyncio.Task[AsyncClient] | None = None
         self._profile: Profile | None = None
         self._queries = asyncio.Semaphore(_QUERIES)
-        self._memory_limits: dict[str, Any] | None = None
+        self._memory_limits: dict[str, Any] = {}
 
     async def execute(self, sql: str, parameters: Mapping[str, Any]) -> None:
         async with self._fitting({}) as (client, fitted):
@@ -63,13 +63,8 @@ class ServerConnection(Connection):
         return summary.written_rows
 
     async def memory_limits(self) -> dict[str, Any]:
-        if self._memory_limits is None:
-            try:
-                [[total]] = await self.lookup(_MEMORY, {})
-            except DatabaseError:  # the user may not read system tables
-                total = memory.DEFAULT_BYTES
-            self._memory_limits = memory.limits(int(total) or memory.DEFAULT_BYTES, _HEAVY_QUERIES)
-        return self._memory_limits
+        async with self._fitting({}):
+            return self._memory_limits
 
     async def close(self) -> None:
         if self._attempt is not None:
@@ -91,6 +86,7 @@ class ServerConnection(Connection):
         client = await self._connect()
         try:
             if self._profile is None:
+                self._memory_limits = memory.limits(await _read_memory(client), _HEAVY_QUERIES)
                 answer = client.query(profile.LOOKUP, settings=profile.FOR_LOOKUP)
                 self._profile = Profile.read((await _within(HANDSHAKE_SECONDS, answer)).result_rows)
             yield client, self._profile.fit({**PINNED, **settings})
@@ -122,6 +118,15 @@ class ServerConnection(Connection):
             connector_limit_per_host=_CONNECTIONS,
             compress=False,
         )
+
+
+async def _read_memory(client: AsyncClient) -> int:
+    """Return the memory of the server's machine or container; a default if the user may not know it."""
+    try:
+        [[total]] = (await _within(HANDSHAKE_SECONDS, client.query(_MEMORY))).result_rows
+    except DatabaseError:
+        return memory.DEFAULT_BYTES
+    return int(total) or memory.DEFAULT_BYTES
 
 
 async def _within(seconds: float, call: Awaitable[T]) -> T:

@@ -5,9 +5,11 @@ from typing import Any
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from eventmill import SqlResult, StoreMisconfigured
+from eventmill import QueryTooLarge, SqlResult, StoreMisconfigured
 from eventmill_store_clickhouse import failures, queries, sql
 from eventmill_store_clickhouse.connection import Connection, Rows
+
+MAX_SQL_BYTES = 64 * 1024 * 1024  # of a result
 
 
 class Statements:
@@ -40,10 +42,18 @@ class Statements:
 
     async def sql(self, statement: str, max_rows: int) -> SqlResult:
         """Run a statement of an operator. Raise InvalidQuery if it is wrong, or does more than to read tables."""
+        wrapped = sql.wrap(statement, max_rows + 1)
         try:
-            wrapped, limits = sql.wrap(statement, max_rows + 1), queries.LIMITS | await self._connection.memory_limits()
-            sql.check(line for (line,) in await self._connection.query(f"EXPLAIN AST {wrapped}", {}, limits))
+            limits = queries.LIMITS | await self._connection.memory_limits()
+            databases = {str(name) for (name,) in await self._connection.query(queries.DATABASES, {}, limits)}
+            explained = await self._connection.query(f"EXPLAIN AST {wrapped}", {}, limits)
+            sql.check((line for (line,) in explained), databases)
             described = await self._connection.query(f"DESCRIBE ({wrapped})", {}, limits)
+            [[size]] = await self._connection.query(sql.size(wrapped), {}, limits)
+            if size > MAX_SQL_BYTES:
+                raise QueryTooLarge(
+                    f"the result has {size} bytes, and the limit is {MAX_SQL_BYTES}: select less", "sql"
+                )
             rows = await self._connection.query(wrapped, {}, limits)
         except ClickHouseError as error:
             raise failures.explain_sql(error) from error
