@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -15,8 +16,9 @@ from eventmill.api.errors import document
 from eventmill.api.questions import declare, describe, parameters_of
 from eventmill.api.receipts import to_stored_line
 from eventmill.errors import Overloaded, StoreUnavailable
-from eventmill.event import ALL_TIME, CLOCK_SKEW_MS, Event, Identity
+from eventmill.event import ALL_TIME, CLOCK_SKEW_MS, Event, Identity, Position
 from eventmill.hookspecs import Services, principal_of
+from eventmill.interfaces import Store
 from eventmill.queries.filters import EventFilter
 from eventmill.shutdown import Shutdown
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 WINDOW_MS = 3_600_000
+PAGE_EVENTS = 500
 MAX_EVENTS = 5_000  # in one poll
 MAX_LISTENERS = 100
 _QUEUED_POLLS = 10  # of a listener that reads slowly; it misses what comes then
@@ -85,26 +88,46 @@ class Live:
         known: dict[Identity, int] | None = None
         while True:
             try:
-                events = await self._newest(project)
+                events = await self._newest(project, known or {}, PAGE_EVENTS if known is None else MAX_EVENTS)
             except Exception as error:
                 log.warning("cannot read new events (%s): %s", type(error).__name__, error)
                 poll = Poll((), has_gap=True)
             else:
-                seen = {event.identity: event.version for event in events}
-                fresh = [event for event in events if known is not None and known.get(event.identity) != event.version]
-                has_gap = known is not None and len(fresh) >= MAX_EVENTS
-                known, poll = seen, Poll(fresh[::-1], has_gap)
+                fresh = [] if known is None else [event for event in events if _is_new(event, known)]
+                poll = Poll(fresh[::-1], has_gap=len(fresh) >= MAX_EVENTS)
+                known = {event.identity: event.version for event in events}
             for polls in listeners:
-                if polls.full():  # the client reads slowly
-                    polls.get_nowait()
-                    poll = Poll(poll.events, has_gap=True)
-                polls.put_nowait(poll)
+                _send(polls, poll)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _newest(self, project: str) -> list[Event]:
+    async def _newest(self, project: str, known: Mapping[Identity, int], most: int) -> list[Event]:
+        """Return the newest events of the last hour, page by page until one is known."""
         now_ms = time.time_ns() // 1_000_000
         span = EventFilter(project, now_ms - WINDOW_MS, now_ms + CLOCK_SKEW_MS)
-        return await self._services.query(lambda store: store.scan(span, None, MAX_EVENTS), None, project)
+        events: list[Event] = []
+        while len(events) < most:
+            before = events[-1].position if events else None
+            page = await self._services.query(partial(_scan, span, before), None, project)
+            events += page
+            if not page or not all(_is_new(event, known) for event in page):
+                break
+        return events
+
+
+async def _scan(span: EventFilter, before: Position | None, store: Store) -> list[Event]:
+    return await store.scan(span, before, PAGE_EVENTS)
+
+
+def _is_new(event: Event, known: Mapping[Identity, int]) -> bool:
+    return known.get(event.identity) != event.version
+
+
+def _send(polls: asyncio.Queue[Poll], poll: Poll) -> None:
+    """Queue a poll for a listener. One that reads slowly loses the oldest."""
+    if polls.full():
+        polls.get_nowait()
+        poll = Poll(poll.events, has_gap=True)
+    polls.put_nowait(poll)
 
 
 def _encode(event: Event) -> bytes:
