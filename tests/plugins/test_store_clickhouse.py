@@ -737,26 +737,33 @@ async def test_a_materialized_property_changes_no_answer_and_is_erased_with_its_
 # SQL of operators
 
 
-async def test_a_select_of_an_operator_reads_the_events(url: str) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT count() AS `the count`, uniqExactIf(user_id, channel = 'web') FROM events FINAL",
+        "WITH own AS (SELECT * FROM events FINAL) SELECT toDate(timestamp) AS day, count() FROM own GROUP BY day;",
+        "SELECT count() OVER (PARTITION BY channel ORDER BY timestamp) FROM events AS e ARRAY JOIN tags AS tag",
+        "SELECT e.version, x.until FROM events AS e LEFT JOIN erasures AS x ON x.user_id = e.user_id LIMIT 2",
+        "SELECT CASE WHEN channel = 'web' THEN 1 ELSE 2 END FROM events",
+        "SELECT JSONExtractInt(metadata, 'number') AS n, formatDateTime(timestamp, '%F') FROM events WHERE n > 1",
+        "SELECT 1 UNION ALL SELECT 2 EXCEPT SELECT 2",
+        "SELECT timestamp - INTERVAL 1 DAY, arrayMap(x -> x + 1, [1, 2]) FROM events WHERE user_id IN ('a', 'it''s')",
+        "SELECT quantile(0.5)(number), median(number), any(number) FROM numbers(10) HAVING max(number) > 1",
+        "SELECT windowFunnel(60)(toDateTime(timestamp), channel = 'web', channel = 'bot') FROM events",
+    ],
+)
+async def test_a_select_of_an_operator_is_answered(url: str, statement: str) -> None:
     async with opened(url) as store:
         await store.migrate()
         await store.insert(EventBatch.of(make_events(100)))
-        statement = (
-            "WITH own AS (SELECT * FROM events FINAL) SELECT uniqExact(event_id) AS n, toDate('2025-01-01') FROM own;"
-        )
-        result = await store.sql(statement)
-        assert (result.columns[0], result.rows[0][0], result.is_complete) == ("n", 100, True)
-        windows = "SELECT count() OVER (PARTITION BY channel ORDER BY timestamp) AS n /* \"it's */ FROM events AS e"
-        assert len((await store.sql(f"{windows} LEFT ARRAY JOIN tags WHERE user_id LIKE '%\"\\'%'")).rows) == 0
-        assert len((await store.sql("SELECT 1 UNION ALL SELECT 2 EXCEPT SELECT 2")).rows) == 1
-        assert (
-            await store.sql("SELECT e.channel AS `the channel`, count() AS n FROM events AS e GROUP BY 1")
-        ).columns == (
-            "the channel",
-            "n",
-        )
-        result = await store.sql("SELECT number FROM numbers(20000) -- all of them")
-        assert (len(result.rows), result.is_complete) == (10_000, False)
+        assert (await store.sql(statement)).is_complete
+
+
+async def test_a_select_has_at_most_10_000_rows(url: str) -> None:
+    async with opened(url) as store:
+        await store.migrate()
+        result = await store.sql("SELECT number AS n FROM numbers(20000)")
+        assert (len(result.rows), result.columns, result.is_complete) == (10_000, ("n",), False)
         assert (await store.sql("SELECT '{a:String} %s ' || '\\n'")).rows == (("{a:String} %s \n",),)
 
 
@@ -765,13 +772,18 @@ async def test_a_select_of_an_operator_reads_the_events(url: str) -> None:
     [
         *("", ";", "SELECT", "DROP TABLE events", "SELECT 1; DROP TABLE events", "SELECT * FROM nowhere"),
         *("SHOW TABLES", "EXPLAIN SELECT 1", "INSERT INTO events (project) VALUES ('x')", "SELECT {a:String}"),
-        *("SELECT file('/etc/hostname')", "SELECT FILE('/etc/hostname')", "SELECT sleep(3)"),
+        *("SELECT file('/etc/hostname')", "SELECT FILE('/etc/hostname')", "SELECT sleep(3)", "SELECT hostName()"),
+        *("SELECT arrayMap(file, ['/etc/hostname'])", 'SELECT arrayMap("file", [user_id]) FROM events'),
+        *("SELECT aiGenerate('hi')", "SELECT FQDN()", "SELECT user()", "SELECT @@version", "SELECT $$a$$"),
         "SELECT * FROM file('/etc/hostname', 'LineAsString')",
         "SELECT * FROM url('http://127.0.0.1:1', 'CSV')",
         *("SELECT * FROM remote('h', 'd', 't')", "SELECT * FROM system.users", "SELECT * FROM merge('system', 'one')"),
         *("SELECT * FROM '/etc/hostname'", 'SELECT * FROM "/etc/hostname"', "SELECT dictGet('d', 'a', 1)"),
         *("SELECT 1 INTO OUTFILE '{out}'", "SELECT 1) INTO OUTFILE '{out}' --", "SELECT 1) INTO OUTFILE '{out}' /*"),
         *("SELECT 1 FORMAT CSV", "SELECT 1) FORMAT CSV --", "SELECT 1) SETTINGS readonly = 0 --"),
+        "SELECT 1) LIMIT 1; CREATE TABLE pwn (a Int8) ENGINE = Memory; SELECT * FROM (SELECT 2",
+        "SELECT 1) LIMIT 1; SELECT 5 INTO OUTFILE '{out}'; SELECT * FROM (SELECT 2",
+        "SELECT ‘'’) LIMIT 1; CREATE TABLE pwn (a Int8) ENGINE = Memory; # ‘\n SELECT * FROM (SELECT ‘'’",
         "SELECT count() FROM events SETTINGS max_execution_time = 0",
         "SELECT * FROM view(SELECT file('/etc/hostname'))",
         "SELECT (SELECT count() FROM url('http://127.0.0.1:1'))",
@@ -783,18 +795,22 @@ async def test_a_select_of_an_operator_reads_the_events(url: str) -> None:
         *("SELECT file('/etc/hostname') AS \"a\n           Literal b\"", "SELECT file('/etc/hostname') AS `a\\n Set`"),
         "SELECT 1) SETTINGS max_rows_to_read = 0 UNION ALL SELECT * FROM (SELECT 2",
         *("SELECT 1) UNION ALL SELECT * FROM (SELECT 2", "SELECT 1) AS a, (SELECT 2", "SELECT 1) WHERE 1 IN (SELECT 2"),
-        *("SELECT 1 IN system.one", "SELECT ('a', 'b') IN (system.build_options)", "SELECT $$a$$"),
+        *("SELECT 1 IN system.one", "SELECT ('a', 'b') IN (system.build_options)", "SELECT 1 IN eventmill_migrations"),
         *("SELECT hasColumnInTable('system', 'users', 'name')", "SELECT getSetting('readonly')"),
-        "SELECT repeat('x', 1000000) AS a, number FROM numbers(300)",
+        *("SELECT * FROM eventmill_migrations", "SELECT map([1], 2)", "SELECT uniqState(1)"),
+        f"SELECT {'[' * 400}1{']' * 400}",
+        *("SELECT repeat('x', 1000000) AS a, number FROM numbers(300)", "SELECT length(range(400000000))"),
     ],
 )
-async def test_what_does_more_than_read_tables_is_refused(url: str, tmp_path: Path, statement: str) -> None:
+async def test_what_does_more_than_read_the_tables_is_refused(url: str, tmp_path: Path, statement: str) -> None:
     out = tmp_path / "out"
     async with opened(url) as store:
         await store.migrate()
         with pytest.raises((InvalidQuery, QueryTooLarge)):
             await store.sql(statement.replace("{out}", str(out)))
         assert not out.exists()
+        with pytest.raises(InvalidQuery):
+            await store.sql("SELECT * FROM pwn")
         assert await store.check() == []
 
 

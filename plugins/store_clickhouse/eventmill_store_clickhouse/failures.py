@@ -2,7 +2,7 @@
 
 import re
 
-from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error, NotSupportedError
 
 from eventmill import (
     MAX_GROUPS,
@@ -123,8 +123,10 @@ def explain_query(error: ClickHouseError) -> EventmillError:
     return explain(error)
 
 
-def explain_sql(error: ClickHouseError) -> EventmillError:
-    """Return the exception for an error of an operator's statement: what has a code is the statement's fault."""
+def explain_sql(error: Exception) -> EventmillError:
+    """Return the exception for an error of an operator's statement, or of reading its result."""
+    if not isinstance(error, ClickHouseError) or isinstance(error, NotSupportedError):
+        return InvalidQuery("sql: the result has a type that cannot be read: convert it with toString", "sql")
     if code_of(error) is None or code_of(error) in TOO_LARGE:
         return explain_query(error)
     return InvalidQuery(f"sql: {describe(error)}", "sql")

@@ -31,7 +31,6 @@ LEFT ANY JOIN (
 ) AS erased USING (user_id)
 """
 _VISIBLE = "timestamp > erased_until AND user_id != ''"
-DATABASES = "SELECT name FROM system.databases"
 PROJECTS = "SELECT project FROM events GROUP BY project"
 TABLE = """
 SELECT

@@ -17,6 +17,7 @@ class Statements:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._functions: sql.Functions | None = None
 
     async def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that returns no rows."""
@@ -42,20 +43,20 @@ class Statements:
 
     async def sql(self, statement: str, max_rows: int) -> SqlResult:
         """Run a statement of an operator. Raise InvalidQuery if it is wrong, or does more than to read tables."""
-        wrapped = sql.wrap(statement, max_rows + 1)
+        wrapped, ask = sql.wrap(statement, max_rows + 1), self._connection.query
         try:
-            limits = queries.LIMITS | await self._connection.memory_limits()
-            databases = {str(name) for (name,) in await self._connection.query(queries.DATABASES, {}, limits)}
-            explained = await self._connection.query(f"EXPLAIN AST {wrapped}", {}, limits)
-            sql.check((line for (line,) in explained), databases)
-            described = await self._connection.query(f"DESCRIBE ({wrapped})", {}, limits)
-            [[size]] = await self._connection.query(sql.size(wrapped), {}, limits)
+            limits = sql.limits(queries.LIMITS | await self._connection.memory_limits())
+            if self._functions is None:
+                self._functions = sql.Functions.of(await ask(sql.FUNCTIONS, {}, queries.LIMITS))
+            [[databases, tables]] = await ask(sql.NAMES, {}, queries.LIMITS)
+            explained = await ask(f"EXPLAIN AST {wrapped}", {}, limits)
+            sql.check((line for (line,) in explained), sql.Engine(self._functions, databases, tables))
+            described = await ask(f"DESCRIBE ({wrapped})", {}, limits)
+            [[size]] = await ask(sql.size(wrapped), {}, limits)
             if size > MAX_SQL_BYTES:
-                raise QueryTooLarge(
-                    f"the result has {size} bytes, and the limit is {MAX_SQL_BYTES}: select less", "sql"
-                )
-            rows = await self._connection.query(wrapped, {}, limits)
-        except ClickHouseError as error:
+                raise QueryTooLarge(f"the result is larger than {MAX_SQL_BYTES} bytes: select less", "sql")
+            rows = await ask(wrapped, {}, limits)
+        except (ClickHouseError, TypeError, ValueError, RecursionError) as error:  # the driver cannot read every type
             raise failures.explain_sql(error) from error
         columns = tuple(str(column[0]) for column in described)
         return SqlResult(columns, tuple(map(tuple, rows[:max_rows])), len(rows) <= max_rows)
