@@ -65,13 +65,14 @@ def run_all(folder: Path) -> set[tuple[str, str]]:
         nodes += [f"{module}::TestHonest"]
         nodes += [f"{module}::Test{s.__name__}::{caught_by}" for s, caught_by in saboteurs.CAUGHT_BY.items()]
     output = run_pytest(folder, "-n", "8", *nodes)
-    assert "error" not in output.splitlines()[-1], output
+    lines = output.splitlines()
+    assert "error" not in lines[-1], [line for line in lines if line.startswith("ERROR")][:10] + lines[-1:]
     return set(re.findall(r"^FAILED .*::Test(\w+)::(\w+)", output, re.MULTILINE))
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:
     """Run pytest in a process of its own, as a plugin's author would; return what it printed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-W", "error", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-W", "error", "-p", "no:cacheprovider", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return done.stdout

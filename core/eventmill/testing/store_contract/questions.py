@@ -1,7 +1,7 @@
 """Questions: random ones about events that are hard to answer."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from eventmill import (
     ALL_TIME,
@@ -31,13 +31,21 @@ from eventmill.testing.store_contract.suite import StoreSuite, everything, in_or
 
 EVENTS = make_hard_events(600)
 ANSWERED = [event for event in reference.latest(EVENTS) if event.user_id != ERASED]
+_SHOWN = 2_000  # characters of an answer in an error
 QUESTIONS = settings(
     max_examples=60,
     derandomize=True,  # a test that fails, fails again
     deadline=None,
+    phases=[Phase.generate],  # looking for a smaller example takes minutes on a slow store
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow],
 )
+
+
+def require_equal(got: object, expected: object) -> None:
+    """Fail with the start of both, since pytest compares long lists for minutes."""
+    if not agree(got, expected):
+        pytest.fail(f"the answer is {str(got)[:_SHOWN]}, but the reference is {str(expected)[:_SHOWN]}")
 
 
 class StoreQuestions(StoreSuite):
@@ -59,8 +67,7 @@ class StoreQuestions(StoreSuite):
         Likely cause: how a value compares, see docs/queries.md; a store may leave what it does not know to
         `reference.compute_metrics`.
         """
-        got, expected = await filled.metrics(query), reference.count_metrics(ANSWERED, query)
-        assert agree(got, expected), f"{got} is not {expected}"
+        require_equal(await filled.metrics(query), reference.count_metrics(ANSWERED, query))
 
     @QUESTIONS
     @given(filter=filters())
@@ -69,27 +76,28 @@ class StoreQuestions(StoreSuite):
 
         Likely cause: `EventFilter.where` is ignored; `EventFilter.matches` is always right.
         """
-        assert await scan_all(filled, filter, 100) == in_order([event for event in ANSWERED if filter.matches(event)])
+        expected = in_order([event for event in ANSWERED if filter.matches(event)])
+        require_equal(await scan_all(filled, filter, 100), expected)
 
     @QUESTIONS
     @given(query=funnel_queries())
     async def test_funnels_equal_the_reference(self, filled: Store, query: FunnelQuery) -> None:
         """funnel equals the reference answer. Likely cause: ties in time, the window, or which entry counts."""
-        got, expected = await filled.funnel(query), reference.count_funnel(ANSWERED, query)
-        assert agree(got, expected), f"{got} is not {expected}"
+        require_equal(await filled.funnel(query), reference.count_funnel(ANSWERED, query))
 
     @QUESTIONS
     @given(query=retention_queries())
     async def test_retention_equals_the_reference(self, filled: Store, query: RetentionQuery) -> None:
         """retention equals the reference answer. Likely cause: period 0, or units across a change of the clocks."""
-        assert await filled.retention(query) == reference.count_retention(ANSWERED, query)
+        require_equal(await filled.retention(query), reference.count_retention(ANSWERED, query))
 
     @QUESTIONS
     @given(filter=filters())
     async def test_event_names_equal_the_reference(self, filled: Store, filter: EventFilter) -> None:
         """event_names equals the reference answer. Likely cause: the order, or erased users."""
         for limit in (3, 1000):
-            assert await filled.event_names(filter, limit) == reference.count_event_names(ANSWERED, filter, limit)
+            expected = reference.count_event_names(ANSWERED, filter, limit)
+            require_equal(await filled.event_names(filter, limit), expected)
 
     async def test_a_limit_answers_the_largest_of_many_groups(self, store: Store) -> None:
         """With a limit there may be more than MAX_GROUPS groups. Likely cause: the limit is applied afterwards."""
