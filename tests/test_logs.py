@@ -104,7 +104,7 @@ def test_every_kind_of_error_has_a_request_id(tmp_path: Path) -> None:
         answers = [
             httpx.get(f"{url}/nothing"),
             httpx.put(f"{url}/events"),
-            httpx.get(f"{url}/metrics"),
+            httpx.get(f"{url}/metrics?from=soon"),
             httpx.post(f"{url}/events", content=b"{"),
             httpx.post(f"{url}/events/bulk", json=[{}]),
             httpx.post(f"{url}/events", headers={"Host": "evil.example"}, json=EVENT),
