@@ -100,9 +100,8 @@ def test_the_commands_of_questions_print_tables_json_and_csv(tmp_path: Path) -> 
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        for where in ("running", "url"):
-            at = () if where == "running" else ("--url", url)
-            _check_answers(lambda *arguments, at=at: run(*arguments, *at))
+        _check_answers(run)  # through the socket of the folder
+        assert run("query", "--group-by", "event_name", "--url", url) == "view\t2\t2\nbuy\t1\t1\nall\t3\t2\n"
         assert program.stop() == 0
     _check_answers(run)  # without a server
     assert data.exists()

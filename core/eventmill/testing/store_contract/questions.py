@@ -33,7 +33,7 @@ EVENTS = make_hard_events(600)
 ANSWERED = [event for event in reference.latest(EVENTS) if event.user_id != ERASED]
 _SHOWN = 2_000  # characters of an answer in an error
 QUESTIONS = settings(
-    max_examples=60,
+    max_examples=40,
     derandomize=True,  # a test that fails, fails again
     deadline=None,
     phases=[Phase.generate],  # looking for a smaller example takes minutes on a slow store
