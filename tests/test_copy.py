@@ -161,6 +161,14 @@ def test_a_copy_whose_partial_file_is_gone_starts_again(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "shop\torder\t1\t1\n"), done.stderr
 
 
+def test_a_progress_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in.ndjson").write_text(json.dumps(LINE) + "\n")
+    name = hashlib.blake2b(f"in.ndjson\0{tmp_path}/out.ndjson".encode(), digest_size=6).hexdigest()
+    (tmp_path / f".eventmill-copy-{name}.json").write_text("{}")
+    done = eventmill("copy", "in.ndjson", "out.ndjson", cwd=tmp_path)
+    assert (done.returncode, "remove it to start again" in done.stderr) == (1, True), done.stderr
+
+
 def test_a_data_folder_in_use_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").touch()
     with running("run", "--listen", "127.0.0.1:0", cwd=tmp_path) as program:

@@ -14,7 +14,7 @@ from eventmill.api.questions import declare, describe, parameters_of
 from eventmill.errors import InvalidQuery, StoreUnavailable
 from eventmill.hookspecs import Services, principal_of
 from eventmill.interfaces import Store
-from eventmill.queries.discovery import MAX_NAMES, MAX_SAMPLE, MAX_TEXTS, PropertySummary
+from eventmill.queries.discovery import MAX_NAMES, MAX_SAMPLE, MAX_TEXTS, EventName, PropertySummary
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.lookup import PAGE_EVENTS
 from eventmill.queries.properties import parse_property
@@ -101,17 +101,7 @@ def create_router(services: Services) -> APIRouter:
         wanted = parameters.filter(principal_of(request.scope).project)
         limit = parameters.number("limit", MAX_NAMES, MAX_NAMES)
         found = await services.query(lambda store: store.event_names(wanted, limit), request.receive, wanted.project)
-        names = [
-            {
-                "event_name": name.event_name,
-                "total_count": name.total_count,
-                "unique_count": name.unique_count,
-                "first_seen": name.first_ms / 1000,
-                "last_seen": name.last_ms / 1000,
-            }
-            for name in found
-        ]
-        return {"event_names": names}
+        return {"event_names": list(map(_to_response, found))}
 
     @router.get(
         "/properties",
@@ -148,6 +138,16 @@ def create_router(services: Services) -> APIRouter:
         return {"name": wanted.name, "materialized": is_materialized}
 
     return router
+
+
+def _to_response(name: EventName) -> dict[str, Any]:
+    return {
+        "event_name": name.event_name,
+        "total_count": name.total_count,
+        "unique_count": name.unique_count,
+        "first_seen": name.first_ms / 1000,
+        "last_seen": name.last_ms / 1000,
+    }
 
 
 async def _sample(store: Store, wanted: EventFilter, sample: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from eventmill.consumer.pause import PROJECT as INTERNAL
 from eventmill.errors import InvalidQuery
 from eventmill.event import ALL_TIME, Event, Position, encode_line, to_sent_line
 from eventmill.hookspecs import Services, principal_of
+from eventmill.interfaces import Store
 from eventmill.queries.cursors import read_cursor, write_cursor
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.lookup import PAGE_EVENTS
@@ -104,15 +106,15 @@ class _Reader:
         events: list[Event] = []
         while len(events) < limit:
             size, after = min(PAGE_EVENTS, limit - len(events)), events[-1].position if events else before
-            page = await self.services.query(
-                lambda store, after=after, size=size: store.scan(self.wanted, after, size),  # type: ignore[misc]
-                request.receive if request else None,
-                self.wanted.project,
-            )
+            receive = request.receive if request else None
+            page = await self.services.query(partial(self._scan, after, size), receive, self.wanted.project)
             if not page:
                 break
             events += page
         return events
+
+    async def _scan(self, after: Position | None, size: int, store: Store) -> list[Event]:
+        return await store.scan(self.wanted, after, size)
 
 
 async def _answer(services: Services, request: Request, parameters: Parameters, wanted: EventFilter) -> Response:

@@ -72,7 +72,10 @@ async def _copy(source: str, target: str, key: str | None, projects: Sequence[st
     rows = [(*name, str(count), str(found.get(name, 0))) for name, count in sorted(progress.copied.items())]
     print_table(("project", "event", "copied", "in the target"), rows)
     if missing != 0:
-        sys.stderr.write(f"eventmill: the target lacks {missing or 'some'} of the copied events: copy again\n")
+        sys.stderr.write(
+            f"eventmill: the target lacks {missing or 'some'} of the copied events."
+            " Events of users that were erased there stay hidden; for others, copy again\n"
+        )
     elif fewer:
         sys.stderr.write("the source holds some events several times: the target has each of them once\n")
     return missing != 0

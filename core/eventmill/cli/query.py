@@ -80,7 +80,11 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _cells(counted: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
-    return ["" if counted.get(name) is None else f"{counted[name]:.12g}" for name in figures]
+    return ["" if counted.get(name) is None else _number(counted[name]) for name in figures]
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 def _text(value: str | None) -> str:

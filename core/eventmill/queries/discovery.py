@@ -1,5 +1,6 @@
 """Discovery: which events exist, and which tags and metadata they have."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 from eventmill.event import Event
 from eventmill.queries.filters import EventFilter
-from eventmill.queries.lookup import Scannable, bounded_pages
+from eventmill.queries.lookup import Scannable, read_bounded
 from eventmill.queries.properties import join_path, read_metadata, to_text
 
 MAX_NAMES = 1_000
@@ -35,10 +36,8 @@ def order_names(names: Iterable[EventName], limit: int) -> list[EventName]:
 
 async def compute_event_names(store: Scannable, filter: EventFilter, limit: int) -> list[EventName]:
     """Return the reference answer, computed from scans. Raise QueryTooLarge for too many events."""
-    events: list[Event] = []
-    async for page in bounded_pages(store, filter):
-        events += page
-    return count_event_names(events, filter, limit)
+    events = await read_bounded(store, filter)
+    return await asyncio.to_thread(count_event_names, events, filter, limit)
 
 
 def count_event_names(events: Iterable[Event], filter: EventFilter, limit: int) -> list[EventName]:

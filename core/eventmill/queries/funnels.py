@@ -4,12 +4,12 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eventmill.errors import InvalidQuery, QueryTooLarge
 from eventmill.event import Event
 from eventmill.queries.filters import EventFilter
-from eventmill.queries.lookup import Scannable, bounded_pages
+from eventmill.queries.lookup import Scannable, read_bounded
 from eventmill.queries.properties import TAG, Property
 from eventmill.queries.steps import Step, check_span, middle, names_of
 
@@ -82,11 +82,7 @@ def build_funnel(query: FunnelQuery, steps: Sequence[FunnelStep], groups: Iterab
 
 async def compute_funnel(store: Scannable, query: FunnelQuery) -> Funnel:
     """Return the reference answer, computed from scans. Raise QueryTooLarge for too many events."""
-    events: list[Event] = []
-    span = query.span
-    wanted = EventFilter(span.project, span.start_ms, span.end_ms, query.event_names, where=span.where)
-    async for page in bounded_pages(store, wanted):
-        events += page
+    events = await read_bounded(store, replace(query.span, event_names=query.event_names))
     return await asyncio.to_thread(count_funnel, events, query)
 
 

@@ -39,6 +39,11 @@ async def bounded_pages(store: Scannable, filter: EventFilter) -> AsyncIterator[
             raise QueryTooLarge(f"the answer takes more than {MAX_SECONDS:.0f} s: ask for a shorter time")
 
 
+async def read_bounded(store: Scannable, filter: EventFilter) -> list[Event]:
+    """Return all matching events. Raise QueryTooLarge as `bounded_pages` does."""
+    return [event async for page in bounded_pages(store, filter) for event in page]
+
+
 async def find(store: Scannable, identities: Iterable[Identity]) -> list[Event]:
     """Return the stored events with these identities by scanning the millisecond of each."""
     wanted = set(identities)

@@ -3,13 +3,13 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eventmill.errors import InvalidQuery, QueryTooLarge
 from eventmill.event import Event
 from eventmill.queries.buckets import DATES, Bucket
 from eventmill.queries.filters import EventFilter
-from eventmill.queries.lookup import Scannable, bounded_pages
+from eventmill.queries.lookup import Scannable, read_bounded
 from eventmill.queries.steps import Step, check_span, names_of
 
 MAX_PERIODS = 400
@@ -100,11 +100,7 @@ def build_retention(
 
 async def compute_retention(store: Scannable, query: RetentionQuery) -> Retention:
     """Return the reference answer, computed from scans. Raise QueryTooLarge for too many events."""
-    events: list[Event] = []
-    span = query.span
-    wanted = EventFilter(span.project, span.start_ms, span.end_ms, query.event_names, where=span.where)
-    async for page in bounded_pages(store, wanted):
-        events += page
+    events = await read_bounded(store, replace(query.span, event_names=query.event_names))
     return await asyncio.to_thread(count_retention, events, query)
 
 

@@ -14,7 +14,7 @@ from eventmill.interfaces import Store
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.metrics import Measure, MetricsQuery
 from eventmill.queries.properties import Property
-from eventmill.runtime.event_files import EventFile, is_written, read_events
+from eventmill.runtime.event_files import CopyFailed, EventFile, is_written, read_events
 
 Name = tuple[str, str]  # project and name of events
 _NAMES_AT_ONCE = 100
@@ -32,11 +32,13 @@ class Progress:
     @classmethod
     def load(cls, file: Path) -> "Progress":
         """Return the progress of an interrupted copy, or that of a new one."""
+        if not file.exists():
+            return cls()
         try:
             saved = json.loads(file.read_text())
-        except FileNotFoundError:
-            return cls()
-        return cls(saved["place"], saved["size"], Counter({(p, n): count for p, n, count in saved["copied"]}))
+            return cls(saved["place"], saved["size"], Counter({(p, n): count for p, n, count in saved["copied"]}))
+        except (ValueError, KeyError, TypeError):
+            raise CopyFailed(f"{file} is no progress of a copy: remove it to start again") from None
 
     def restart(self) -> None:
         """Forget what was copied."""
