@@ -201,7 +201,7 @@ def to_sent_form(event: Event) -> dict[str, Any]:
 
 
 def to_sent_line(event: Event) -> dict[str, Any]:
-    """Return the same for msgspec, which writes the metadata byte for byte."""
+    """Return the fields that a client sends, for msgspec, which writes the metadata byte for byte."""
     form = {field.sent_as: getattr(event, field.name) for field in EVENT_FIELDS if field.sent is not None}
     return form | {"timestamp": event.timestamp_ms / 1000}
 

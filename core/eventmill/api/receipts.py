@@ -113,7 +113,7 @@ async def find_event(services: Services, request: Request) -> list[dict[str, Any
 
 
 def to_stored_line(event: Event) -> dict[str, Any]:
-    """Return the same for msgspec, which writes the metadata byte for byte."""
+    """Return a stored event as `to_stored` does, for msgspec, which writes the metadata byte for byte."""
     return to_sent_line(event) | {"received_at": event.received_at_ms / 1000}
 
 

@@ -97,7 +97,9 @@ def wrap(statement: str, limit: int) -> str:
     """Return the statement as a subquery, which has no INTO OUTFILE and no FORMAT. Raise InvalidQuery."""
     text = statement.strip().removesuffix(";").rstrip()
     if found := _REFUSED.search(text):
-        raise InvalidQuery(f"sql may not contain {found[0]!r}, nor comments, ; # $ and typographic quotes", "sql")
+        raise InvalidQuery(
+            f"sql may not contain {found[0]!r}: leave out comments, typographic quotes, and ; # $", "sql"
+        )
     tokens = [match[0] for match in _TOKEN.finditer(text)]
     if "".join(tokens) != text:
         raise InvalidQuery("sql has an open quote, or a quoted name with a backslash", "sql")
