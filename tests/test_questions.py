@@ -9,13 +9,16 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import httpx
 import pytest
 
-from eventmill import EventBatch, encode_line, frames
+from eventmill import Event, EventBatch, EventFilter, Position, StoreUnavailable, encode_line, frames
 from eventmill.testing import make_event
 from eventmill.testing.contract import eventually
 from support import real_events
 from support.mill import Mill, running_mill
+from support.proxies import StoreProxy
+from support.server import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -306,6 +309,24 @@ async def test_a_stream_has_all_events_and_can_be_posted_again(real: Mill) -> No
     assert again.json()["event_ids"] == ids
     few = (await real.client.get(f"/events?{SPAN}&format=ndjson&limit=7")).content
     assert few.splitlines() == lines.splitlines()[:7]
+
+
+class FailsAfterOnePage(StoreProxy):
+    async def scan(self, filter: EventFilter, before: Position | None, limit: int) -> list[Event]:
+        if before is not None:
+            raise StoreUnavailable("the server is gone")
+        return await super().scan(filter, before, limit)
+
+
+async def test_a_stream_that_fails_midway_is_cut_off_and_explained(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_mill(wrap_store=FailsAfterOnePage) as mill, serving(mill.app) as (port, _):
+        await store(mill, *({"timestamp_ms": 1_700_000_000_000 + n} for n in range(6_000)))
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+                await client.get(f"http://127.0.0.1:{port}/events?from=0&format=ndjson")
+    [record] = [record for record in caplog.records if record.name.startswith("eventmill")]
+    assert "the server is gone" in record.getMessage()
+    assert not any(record.exc_info for record in caplog.records)
 
 
 async def test_csv_keeps_hostile_texts_in_their_cells(mill: Mill) -> None:

@@ -35,7 +35,8 @@ class Test{name}({contract}):
 
     @pytest.fixture
     def server(self):
-        return saboteurs.SWITCH.reset()
+        yield saboteurs.SWITCH.reset()
+        saboteurs.SWITCH.reset()  # a test that a saboteur fails may leave it down
 """
 
 

@@ -157,7 +157,9 @@ async def publish_until_refused(queue: Queue) -> int:
     for count in range(1000):
         try:
             await queue.publish([b"x" * 20_000], soon())
-        except QueueUnavailable:
+        except (QueueUnavailable, PartialFailure) as error:
+            if "memory" not in str(error):
+                raise
             return count
     pytest.fail("the server never runs out of memory")
 
@@ -197,11 +199,10 @@ async def test_memory_that_another_program_takes_stops_publishers_only(small_ser
         with contextlib.suppress(OutOfMemoryError):
             for number in range(10_000):
                 await redis.set(f"other:{number}", b"x" * (100_000 if number < 60 else 1000))
-        with pytest.raises((QueueUnavailable, PartialFailure), match="memory"):
-            await queue.publish([b"refused"], soon())
+        late = await publish_until_refused(queue)  # Redis frees buffers of connections now and then: some may fit
         with pytest.raises(QueueUnavailable, match="memory"):
             await queue.check()
-        await use_every_call(queue, 50)
+        await use_every_call(queue, 50 + late)
         await redis.delete(*await redis.keys("other:*"))
         await queue.check()
         await queue.publish([b"again"], soon())

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Send
 
 from eventmill.api.errors import document
 from eventmill.api.gate import needs
@@ -18,7 +20,7 @@ from eventmill.api.operators import Operator
 from eventmill.api.questions import declare, describe, parameters_of
 from eventmill.api.receipts import STORED_FIELDS, StoredEventResponse, find_event, to_stored_line
 from eventmill.consumer.pause import PROJECT as INTERNAL
-from eventmill.errors import InvalidQuery
+from eventmill.errors import EventmillError, InvalidQuery
 from eventmill.event import ALL_TIME, Event, Position, encode_line, to_sent_line
 from eventmill.hookspecs import Services, principal_of
 from eventmill.interfaces import Store
@@ -26,6 +28,8 @@ from eventmill.queries.cursors import read_cursor, write_cursor
 from eventmill.queries.filters import EventFilter
 from eventmill.queries.lookup import PAGE_EVENTS
 from eventmill.queries.parameters import Parameters
+
+log = logging.getLogger(__name__)
 
 PARAMETERS = ("limit", "cursor", "format")
 MAX_PAGE, DEFAULT_PAGE = 1_000, 100
@@ -94,6 +98,16 @@ def create_router(services: Services) -> APIRouter:
     return router
 
 
+class _EventStream(StreamingResponse):
+    """A response that is cut off if the store fails midway: a client misses the last chunk."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except EventmillError as error:
+            log.warning("a response with events ends before the last event: %s", error)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """Reads matching events of the store, page by page, each within the limits for queries."""
@@ -132,7 +146,7 @@ async def _answer(services: Services, request: Request, parameters: Parameters, 
     first = await reader.read(before, min(PAGE_EVENTS, limit), request)  # so that an error still has its status
     encode = _ENCODE[form]
     headers = {"Content-Disposition": f'attachment; filename="events.{form}"'}
-    return StreamingResponse(_stream(reader, first, limit, encode), media_type=FORMATS[form], headers=headers)
+    return _EventStream(_stream(reader, first, limit, encode), media_type=FORMATS[form], headers=headers)
 
 
 async def _stream(reader: _Reader, page: Sequence[Event], limit: int, encode: Any) -> AsyncIterator[bytes]:
