@@ -21,11 +21,11 @@ help:
 run: .venv/.run
 	@exec $(BIN)/eventmill run $(ARGS)
 
-# The contract suites mostly wait for leases, so more processes run them than there are cores.
+# Tests mostly wait, for leases and for programs, so more processes run them than there are cores.
 test: .venv/.dev
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest -n 6 --dist worksteal tests/contract
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests --ignore=tests/contract --ignore=tests/alerts
+	@$(BIN)/python -m pytest -n 4 --dist worksteal tests --ignore=tests/contract --ignore=tests/alerts
 else
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 endif

@@ -14,9 +14,13 @@ _SETTINGS = {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "memory", "EVENTMIL
 _SECONDS_PER_EXAMPLE = 20
 
 
-QUESTIONS = "^/(metrics|event-names|properties|funnels|retention|users|projects|sql)"
-# Two runs, each with its server: requests without a key soon reach the limit for failures of an address.
-PARTS = {"questions": ("--include-path-regex", QUESTIONS), "others": ("--exclude-path-regex", QUESTIONS)}
+# Three runs, each with its server: requests without a key soon reach the limit for failures of an address, and a paused
+# consumer would let `POST /events?wait=stored` wait.
+PARTS = {
+    "events": ("--include-path-regex", "^/events"),
+    "questions": ("--include-path-regex", "^/(metrics|event-names|properties|funnels|retention|users|projects|sql)"),
+    "operations": ("--include-path-regex", "^/(health|status|check|pause|resume|dead-letters)"),
+}
 
 
 def fuzz(folder: Path, examples: int, seed: int, part: str) -> str:

@@ -35,7 +35,7 @@ from eventmill_queue_memory.settings import MemoryQueueSettings
 from eventmill_store_memory.settings import MemoryStoreSettings
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-DEFAULTS = {"EVENTMILL_ANONYMOUS": "true", "EVENTMILL_OPS_LISTEN": "off"}
+DEFAULTS = {"EVENTMILL_ANONYMOUS": "true", "EVENTMILL_BATCH_SECONDS": "0.1", "EVENTMILL_OPS_LISTEN": "off"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -86,7 +86,7 @@ async def running_mill(
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with no settings of eventmill but these; `serve` needs no keys and has no metrics."""
+    """This process's environment with no settings of eventmill but these; batches are short, and `serve` needs no keys."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTMILL_")}
     return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"} | DEFAULTS | dict(settings)
 
