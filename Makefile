@@ -5,12 +5,13 @@ ARGS ?=
 NAME ?=
 SEEDS ?= 100000
 
-.PHONY: help run test check docs lock bench soak steady clean
+.PHONY: help run test check browser docs lock bench soak steady clean
 
 help:
 	@echo "make run    set up and start eventmill on http://127.0.0.1:8080    (make run ARGS='--listen 127.0.0.1:9000')"
 	@echo "make test   set up and run all tests                               (make test ARGS='-k bulk')"
 	@echo "make check  run ruff and mypy"
+	@echo "make browser install Chromium (Debian, Ubuntu), without which the tests of the explorer are skipped"
 	@echo "make docs   write docs/settings.md from the settings classes"
 	@echo "make lock   resolve the versions in requirements-dev.txt again"
 	@echo "make bench  run all benchmarks; needs wrk                          (make bench NAME=ingest_bulk)"
@@ -34,6 +35,10 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "Chromium cannot be installed: the tests of the explorer are skipped" >&2
 
 docs: .venv/.dev
 	@$(BIN)/eventmill settings --markdown > docs/settings.md

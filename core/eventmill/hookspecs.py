@@ -180,14 +180,16 @@ class HttpApp:
     """Additional routes of the API, below their own path.
 
     Attributes:
-        path: the path, such as `/pages`.
+        path: the path, such as `/pages`. `/` is the start page alone, not what is below it.
         create: returns the ASGI application; called once at start.
         scope: the scope of the key that every request needs; `open` if the application decides with `principal_of`.
+        is_page: whether it is for people, so that `eventmill serve` has it only if EVENTMILL_PAGES is set.
     """
 
     path: str
     create: Callable[[Services], AsgiApp]
     scope: RouteScope
+    is_page: bool = False
 
 
 class Hooks:

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         description="whether requests without a key may do everything; `eventmill run` on loopback allows it"
         " while there are no keys",
     )
+    pages: bool | None = Field(
+        default=None,
+        description="whether the API shows pages for people, such as the explorer at `/`; default: with `run` and"
+        " `explore`, not with `serve`",
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="web origins whose pages may use the API, separated by commas; `*` for all"
     )

@@ -86,7 +86,7 @@ async def running_mill(
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with no settings of eventmill but these; batches are short, and `serve` needs no keys."""
+    """This process's environment with no settings of eventmill but these; batches are short, `serve` needs no keys."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTMILL_")}
     return kept | {"COLUMNS": "120", "PYTHONUNBUFFERED": "1"} | DEFAULTS | dict(settings)
 

@@ -31,7 +31,9 @@ async def serving(app: ASGIApp, keep_alive_seconds: int = 5) -> AsyncIterator[tu
     running = asyncio.create_task(server.serve())
     watching = asyncio.create_task(connections.watch())
     await asyncio.to_thread(wait_until, lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1], server.server_state
-    server.should_exit = True
-    watching.cancel()
-    await running
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], server.server_state
+    finally:
+        server.should_exit = True
+        watching.cancel()
+        await running

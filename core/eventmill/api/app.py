@@ -1,6 +1,7 @@
 """create_app: the FastAPI application over live services."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -41,6 +42,16 @@ from eventmill.ingest.budget import Budget
 from eventmill.shutdown import Shutdown
 
 
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """An ASGI application as an endpoint of Starlette, which takes functions for handlers of requests."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
 class App(FastAPI):
     """FastAPI with a fast path for the ingest routes, whose work costs less than FastAPI's middleware."""
 
@@ -56,8 +67,11 @@ class App(FastAPI):
         self._fast[path] = endpoint
 
     def add_mounted(self, path: str, endpoint: ASGIApp, scope: RouteScope) -> None:
-        """Let an application answer all requests below this path."""
-        self.mount(path, endpoint)
+        """Let an application answer all requests below this path; at `/`, only those of the start page."""
+        if path == "/":
+            self.router.routes.append(Route(path, _Endpoint(endpoint), methods=["GET"]))
+        else:
+            self.mount(path, endpoint)
         self.scopes[path] = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -59,6 +59,17 @@ def serve(
 
 
 @app.command()
+def explore(listen: Listen = None) -> None:
+    """Show the events of a deployment in a browser, at 127.0.0.1:8090 by default.
+
+    It needs the settings of the deployment. It is a further API process, with the explorer at /.
+    """
+    from eventmill.cli import serve as command
+
+    command.explore(listen=listen)
+
+
+@app.command()
 def consume() -> None:
     """Run a consumer, which moves events from the queue to the store. Any number can run at the same time."""
     from eventmill.cli import consume as command

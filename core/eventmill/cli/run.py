@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MIN_DRAIN_SECONDS = 4.0
 
 _BANNER = """\
-[bold green]eventmill[/] is ready at [bold]{url}[/]{reach} (API documentation: {url}/docs). Press Ctrl-C to stop it.
+[bold green]eventmill[/] is ready at [bold]{url}[/]{reach}{page}. Press Ctrl-C to stop it. API documentation: {url}/docs
   queue {queue}, store {store}
 Post an event, then count it. Posting the same event again changes nothing.
   curl {url}/events {key}-d '{{"event_name":"page_view","channel":"web","user_id":"ada","timestamp":1766717657}}'
@@ -44,7 +44,7 @@ def run(*, memory: bool, data: Path | None, listen: str | None) -> None:
     settings = load(Settings, listen=listen, queue=chosen, store=chosen)
     start_log(settings.log_level)
     queue, store = embedded(data)
-    choice = choose(settings, queue=queue, store=store)
+    choice = choose(settings, queue=queue, store=store, pages=True)
     choice.require_store()
     load_certificate(settings)  # an error is noticed before the backends open
     listener = bind(settings.listen)
@@ -87,7 +87,8 @@ async def _migrate(queue: Queue, store: Store, retention_days: int | None) -> No
 def _greet(url: str, reach: str, choice: Choice, *, needs_key: bool) -> None:
     queue, store = (markup.escape(escape(_describe(chosen))) for chosen in (choice.queue, choice.require_store()))
     key = '-H "X-API-Key: $KEY" ' if needs_key else ""
-    text = _BANNER.format(url=url, reach=reach, queue=queue, store=store, key=key)
+    page = ": open it in a browser" if any(app.path == "/" for app in choice.http_apps) else ""
+    text = _BANNER.format(url=url, reach=reach, page=page, queue=queue, store=store, key=key)
     Console(highlight=False, soft_wrap=True).print(text)
     if note := choice.describe_cost(workers=1):
         log.info("%s", note)

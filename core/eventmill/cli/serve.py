@@ -1,4 +1,4 @@
-"""eventmill serve: the API alone, in one process or in several."""
+"""eventmill serve: the API alone, in one process or in several; eventmill explore: the same with its pages."""
 
 import asyncio
 import logging
@@ -25,6 +25,7 @@ from eventmill.shutdown import Shutdown
 log = logging.getLogger(__name__)
 
 SHUTDOWN_DELAY_SECONDS = 5.0
+EXPLORE_ADDRESS = "127.0.0.1:8090"
 
 
 def serve(*, listen: str | None, workers: int | None) -> None:
@@ -48,6 +49,20 @@ def serve(*, listen: str | None, workers: int | None) -> None:
             if operations is not None:
                 serve_in_thread(create_summary(WorkerSockets(Path(folder))), operations)
             supervise(work, listener, settings.workers, Path(folder))
+
+
+def explore(*, listen: str | None) -> None:
+    """Serve the API with its pages on this machine, for this user."""
+    settings = load(Settings, listen=listen or EXPLORE_ADDRESS)
+    start_log(settings.log_level)
+    choice = choose(settings, pages=True)
+    choice.require_store()
+    choice.refuse_process("eventmill explore")
+    load_certificate(settings)
+    listener = bind(settings.listen)
+    access = choose_access(settings, listener, is_local=True)
+    log.info("the explorer is at %s%s", url_of(listener, settings), reach_of(listener))
+    run_loop(_serve(settings, choice, Listeners(listener), access))
 
 
 def work(listener: socket.socket, folder: Path) -> None:

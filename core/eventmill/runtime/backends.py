@@ -132,8 +132,10 @@ def choose_existing(settings: Settings, data: Path | None) -> Choice:
     return choose(settings, store=Default(NO_STORE))
 
 
-def choose(settings: Settings, *, queue: Default | None = None, store: Default | None = None) -> Choice:
-    """Return the backends that the settings name; `queue` and `store` are the defaults.
+def choose(
+    settings: Settings, *, queue: Default | None = None, store: Default | None = None, pages: bool = False
+) -> Choice:
+    """Return the backends and the HTTP apps that the settings name; `queue`, `store` and `pages` are the defaults.
 
     Raise ConfigurationError. Log a warning for broken plugins that are not used and for unknown variables.
     """
@@ -149,7 +151,8 @@ def choose(settings: Settings, *, queue: Default | None = None, store: Default |
         store_backend = plugins.store(store_name)
         chosen_store = Chosen("store", store_backend, _settings(store_backend, store))
     linger_ms = queue_backend.linger_ms if settings.linger_ms is None else settings.linger_ms
-    http_apps = [item.record for item in plugins.http_apps]
+    has_pages = pages if settings.pages is None else settings.pages
+    http_apps = [item.record for item in plugins.http_apps if has_pages or not item.record.is_page]
     return Choice(chosen_queue, chosen_store, linger_ms, queue_backend.linger_ms > 0, http_apps, warnings)
 
 

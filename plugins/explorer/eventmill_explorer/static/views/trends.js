@@ -1,0 +1,162 @@
+// Trends: how many events and users there are, over time and by property.
+
+import { html } from "../vendor/preact.js";
+import { useAnswer } from "../api.js";
+import { readFilters, toParameter } from "../filters.js";
+import { change as changeOf, full, groupName, short } from "../format.js";
+import { Answer } from "../parts/answer.js";
+import { Chart, colorOf } from "../parts/chart.js";
+import { Filters, Names, PropertySelect, TIMES, Time, spanOf, useProperties } from "../parts/choices.js";
+import { NoEvents } from "../parts/empty.js";
+import { Select } from "../parts/select.js";
+import { Table } from "../parts/table.js";
+
+const LIMIT = "8"; // groups beyond those are one: "other"
+const REFRESH_MS = 30_000;
+const SIMPLE = [["users", "users"], ["count", "events"]];
+const MEASURES = ["sum", "avg", "min", "max", "p50", "p90", "p95", "p99"];
+const NONE = [["", "none"]];
+
+export function Trends({ address, change, names }) {
+  const properties = useProperties(address);
+  const groups = groupsOf(address);
+  const question = [...spanOf(address), ...address.getAll("event").map((name) => ["event_name", name]), ...readFilters(address).map(toParameter), ["measure", address.get("measure") ?? "users"]];
+  const compare = address.get("compare") ? [["compare", "previous"]] : [];
+  const isTimed = groups.some(isTime);
+  const series = useAnswer("metrics", {
+    parameters: [...question, ...compare, ...groups.map((group) => ["group_by", group]), ...(groups.some((group) => !isTime(group)) ? [["limit", LIMIT]] : []), ...(isTimed ? [["fill", "true"]] : [])],
+  }, address.has("to") ? 0 : REFRESH_MS);
+  return html`
+    <div class="controls">
+      <${Names} address=${address} change=${change} names=${names} />
+      <${Time} address=${address} change=${change} />
+      <${Measure} address=${address} change=${change} properties=${properties} />
+      <${Groups} groups=${groups} change=${change} properties=${properties} />
+      <${Look} address=${address} change=${change} isTimed=${isTimed} />
+    </div>
+    <${Filters} address=${address} change=${change} properties=${properties} />
+    <${Answer} answer=${series}>
+      ${(data) => (data.total_count === 0 && !data.previous?.total_count
+        ? html`<${NoEvents} address=${address} change=${change} />`
+        : html`<${Totals} data=${data} /><${Picture} data=${data} groups=${groups} look=${lookOf(address, isTimed)} /><${Parts} question=${question} compare=${compare} groups=${groups} data=${data} />`)}
+    <//>
+  `;
+}
+
+/** Return up to two groups: by default, days. */
+function groupsOf(address) {
+  const groups = address.getAll("by").filter(Boolean);
+  return address.has("by") ? groups.slice(0, 2) : ["day"];
+}
+
+const lookOf = (address, isTimed) => address.get("look") ?? (isTimed ? "line" : "bar");
+const isTime = (group) => TIMES.includes(group);
+
+/** Return what is measured of a group: its value, its users, or its events. */
+const valueOf = (group) => ("value" in group ? group.value : (group.unique_count ?? group.total_count));
+
+function Measure({ address, change, properties }) {
+  const [kind, property] = split(address.get("measure") ?? "users");
+  const numbers = properties.filter((one) => one.types.number || one.types.integer);
+  const first = numbers[0]?.name ?? "metadata.value";
+  const choose = (next) => change({ measure: MEASURES.includes(next) ? `${next}:${property || first}` : next });
+  return html`
+    <${Select} label="Measure" value=${kind} options=${[...SIMPLE, ...MEASURES.map((name) => [name, `${name} of`])]} onChoose=${choose} />
+    ${property && html`<${PropertySelect} label="Measured property" value=${property} fields=${[]} properties=${numbers} onChoose=${(name) => change({ measure: `${kind}:${name}` })} />`}
+  `;
+}
+
+function split(measure) {
+  const at = measure.indexOf(":");
+  return at < 0 ? [measure, ""] : [measure.slice(0, at), measure.slice(at + 1)];
+}
+
+function Groups({ groups, change, properties }) {
+  const [first = "", second = ""] = groups;
+  const times = TIMES.map((name) => [name, `by ${name}`]);
+  const save = (...chosen) => change({ by: chosen.filter(Boolean).length ? [...new Set(chosen.filter(Boolean))] : "" });
+  const offered = isTime(first) ? NONE : [...NONE, ...times]; // only one of two groups may be a time
+  return html`
+    <${PropertySelect} label="Group by" value=${first} extra=${[...NONE, ...times]} properties=${properties} onChoose=${(name) => save(name, isTime(name) && isTime(second) ? "" : second)} />
+    <${PropertySelect} label="Then by" value=${second} extra=${offered} properties=${properties} onChoose=${(name) => save(first, name)} />
+  `;
+}
+
+function Look({ address, change, isTimed }) {
+  const look = lookOf(address, isTimed);
+  return html`
+    <${Select} label="Show as" value=${look} options=${(isTimed ? ["line", "bar", "table"] : ["bar", "table"]).map((name) => [name, name])} onChoose=${(name) => change({ look: name })} />
+    <label class="check"><input type="checkbox" checked=${Boolean(address.get("compare"))} onChange=${(event) => change({ compare: event.target.checked ? "previous" : null })} /> compare with before</label>
+  `;
+}
+
+function Totals({ data }) {
+  const before = data.previous;
+  const figures = [["events", data.total_count, before?.total_count]];
+  if (data.unique_count !== undefined) figures.push(["users", data.unique_count, before?.unique_count]);
+  if (data.value !== undefined) figures.push([data.measure, data.value, before?.value]);
+  return html`
+    <dl class="totals">
+      ${figures.map(([name, now, former]) => html`
+        <div><dt><bdi>${name}</bdi></dt><dd title=${full(now)} data-total=${name}>${short(now)} ${before && html`<small title="before: ${full(former)}">${changeOf(now, former)}</small>`}</dd></div>`)}
+    </dl>
+  `;
+}
+
+function Picture({ data, groups, look }) {
+  if (!groups.length) return null;
+  const { labels, series } = arrange(data, groups);
+  if (look === "table") return html`<${Rows} data=${data} groups=${groups} />`;
+  return html`<${Chart} kind=${look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />`;
+}
+
+/** Return labels and series of a chart: the labels are times if there are some, else the first group's texts. */
+function arrange(data, groups) {
+  const timeAt = groups.findIndex(isTime);
+  const labelAt = Math.max(timeAt, 0);
+  const keys = (group) => [group.group_value].flat();
+  const listed = data.groups.map((group) => ({ keys: keys(group), value: valueOf(group) }));
+  const rest = (data.other ?? []).map((group) => ({ label: timeAt < 0 ? null : group.group_value, value: valueOf(group) }));
+  const labels = [...new Set(listed.map((group) => group.keys[labelAt]))];
+  const seriesNames = groups.length > 1 ? [...new Set(listed.map((group) => group.keys[1 - labelAt]))] : [null];
+  const at = new Map(listed.map((group) => [JSON.stringify([group.keys[labelAt], groups.length > 1 ? group.keys[1 - labelAt] : null]), group.value]));
+  const series = seriesNames.map((name) => ({
+    name: groups.length > 1 ? groupName(name) : "now",
+    values: labels.map((label) => at.get(JSON.stringify([label, name])) ?? null),
+  }));
+  if (timeAt >= 0 && rest.length) series.push({ name: "other", isOther: true, values: labels.map((label) => rest.find((group) => group.label === label)?.value ?? null) });
+  if (timeAt >= 0 && groups.length === 1 && data.previous) series.push({ name: "before", isFormer: true, color: colorOf(0), values: data.previous.groups.map(valueOf).slice(0, labels.length) });
+  return { labels: labels.map(groupName), series };
+}
+
+function Rows({ data, groups }) {
+  const rows = [...data.groups, ...(data.other ?? []).map((group) => ({ ...group, isOther: true }))];
+  const columns = groups.map((title, at) => ({
+    title,
+    cell: ({ group_value, isOther }) => {
+      if (!isOther) return groupName([group_value].flat()[at]);
+      return isTime(title) && group_value !== null ? group_value : "other";
+    },
+  }));
+  return html`<${Table} caption="Groups" columns=${[...columns, ...figuresOf(data)]} rows=${rows} />`;
+}
+
+const figuresOf = (data) => [
+  { title: "events", number: (group) => group.total_count },
+  ...(data.unique_count === undefined ? [] : [{ title: "users", number: (group) => group.unique_count }]),
+  ...(data.value === undefined ? [] : [{ title: data.measure, number: (group) => group.value }]),
+];
+
+/** The legend of a chart: each group's exact total, of the whole time. Users of several days cannot be added up. */
+function Parts({ question, compare, groups, data }) {
+  const property = groups.length > 1 && groups.some(isTime) ? groups.find((group) => !isTime(group)) : null;
+  const answer = useAnswer(property && "metrics", { parameters: [...question, ...compare, ["group_by", property], ["limit", LIMIT]] });
+  if (!property || !answer.data?.groups) return null;
+  const before = new Map((answer.data.previous?.groups ?? []).map((group) => [group.group_value, valueOf(group)]));
+  const order = [...new Set(data.groups.map((group) => group.group_value[groups.indexOf(property)]))];
+  const rows = [...answer.data.groups, ...(answer.data.other ?? []).map((group) => ({ ...group, isOther: true }))];
+  const name = (group) => html`<span class="swatch" style=${{ background: colorOf(order.indexOf(group.group_value), group.isOther) }}></span><bdi>${group.isOther ? "other" : groupName(group.group_value)}</bdi>`;
+  const columns = [{ title: property, cell: name }, ...figuresOf(answer.data)];
+  if (compare.length) columns.push({ title: "change", cell: (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(group.group_value))) });
+  return html`<${Table} caption="Totals by ${property}" columns=${columns} rows=${rows} />`;
+}
