@@ -84,6 +84,19 @@ async def test_a_comparison_shows_the_change(real: tuple[Mill, str]) -> None:
         assert await shown.get_attribute("title") == f"before: {number(before)}"
 
 
+async def test_bars_list_their_groups_with_the_change_of_each(real: tuple[Mill, str]) -> None:
+    mill, url = real
+    query = "from=2015-05-19&to=2015-05-20"
+    answer = (await mill.client.get(f"/metrics?{query}&compare=previous&group_by=channel")).json()
+    before = {group["group_value"]: group["unique_count"] for group in answer["previous"]["groups"]}
+    async with browsing(f"{url}?{query}&tz=UTC&by=channel&compare=previous") as page:
+        shown = {row[0]: row[3] for row in await rows(page, "Groups")}
+        changes = {
+            group["group_value"]: group["unique_count"] / before[group["group_value"]] - 1 for group in answer["groups"]
+        }
+        assert shown == {name: f"{change:+.1%}".replace("-", "−") for name, change in changes.items()}
+
+
 async def test_filters_and_measures_are_those_of_the_question(real: tuple[Mill, str]) -> None:
     _, url = real
     lines = [json.loads(line) for line in set(real_events.lines())]

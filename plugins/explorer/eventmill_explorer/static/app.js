@@ -3,7 +3,7 @@
 import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 import { addressOf, nameTimeZone, useAddress } from "./address.js";
 import { NEEDS_KEY, forgetKey, hasKey, setKey, useAnswer } from "./api.js";
-import { spanOf } from "./parts/choices.js";
+import { endOf } from "./parts/choices.js";
 import { FirstEvent } from "./parts/empty.js";
 import { Select } from "./parts/select.js";
 import { Events } from "./views/events.js";
@@ -33,7 +33,7 @@ function App() {
 function View({ view, address, change }) {
   const [isEmpty, setEmpty] = useState(false);
   const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"]] }, isEmpty ? EMPTY_MS : 0);
-  const names = useAnswer("event-names", { parameters: spanOf(address) }, NAMES_MS).data?.event_names ?? [];
+  const names = useAnswer("event-names", { parameters: endOf(address) }, NAMES_MS).data?.event_names ?? [];
   useEffect(() => newest.data && setEmpty(newest.data.events.length === 0), [newest.data]);
   const [title, Shown] = VIEWS[view];
   const needsEvents = !["live", "pipeline"].includes(view);

@@ -26,7 +26,7 @@ function loadLibrary() {
 /**
  * Draw series over the same labels.
  *
- * kind: "line" or "bar". series: [{name, values, isOther, isFormer, color}]. label: what the chart shows, for people
+ * kind: "line", "column" (for times) or "bar". series: [{name, values, isOther, isFormer, color}]. label: what the chart shows, for people
  * who cannot see it.
  */
 export function Chart({ kind, labels, series, label }) {
@@ -77,7 +77,7 @@ function readTheme() {
 
 function optionOf(kind, labels, series, theme) {
   const [text, line] = theme.split("|");
-  const isLine = kind === "line";
+  const isUpright = kind !== "bar";
   const names = { type: "category", data: labels, axisLine: { lineStyle: { color: line } }, axisTick: { show: false } };
   const numbers = { type: "value", splitLine: { lineStyle: { color: line } } };
   const nameLabel = { color: text, hideOverlap: true, width: 150, overflow: "truncate", formatter: (name) => name.replace(/( \d\d:\d\d):00/, "$1") };
@@ -85,10 +85,10 @@ function optionOf(kind, labels, series, theme) {
     animation: false,
     aria: { enabled: false },
     grid: { left: 8, right: 16, top: 16, bottom: 8, containLabel: true },
-    xAxis: isLine ? { ...names, axisLabel: { ...nameLabel, alignMinLabel: "left", alignMaxLabel: "right" } } : { ...numbers, axisLabel: { color: text, formatter: short, hideOverlap: true } },
-    yAxis: isLine ? { ...numbers, axisLabel: { color: text, formatter: short } } : { ...names, axisLabel: nameLabel, inverse: true },
-    tooltip: { trigger: "axis", confine: true, axisPointer: { type: isLine ? "line" : "shadow" }, formatter: describePoint },
-    series: series.map((one, index) => seriesOf(one, index, isLine, labels.length)),
+    xAxis: isUpright ? { ...names, axisLabel: { ...nameLabel, alignMinLabel: "left", alignMaxLabel: "right" } } : { ...numbers, axisLabel: { color: text, formatter: short, hideOverlap: true } },
+    yAxis: isUpright ? { ...numbers, axisLabel: { color: text, formatter: short } } : { ...names, axisLabel: nameLabel, inverse: true },
+    tooltip: { trigger: "axis", confine: true, axisPointer: { type: kind === "line" ? "line" : "shadow" }, formatter: describePoint },
+    series: series.map((one, index) => seriesOf(one, index, kind === "line", labels.length)),
   };
 }
 

@@ -7,6 +7,8 @@ import { day, short } from "../format.js";
 import { Select } from "./select.js";
 
 const PRESETS = { "-1h": "last hour", "-24h": "last 24 hours", "-7d": "last 7 days", "-30d": "last 30 days", "-12w": "last 12 weeks", "-366d": "last year" };
+const PRESET_SECONDS = { h: 3_600, d: 86_400, w: 7 * 86_400 };
+const NAMES_SECONDS = 30 * 86_400;
 export const DEFAULT_FROM = "-30d";
 const FIELDS = ["event_name", "channel", "campaign_id", "user_id", "tag"];
 export const TIMES = ["minute", "hour", "day", "week", "month"];
@@ -16,6 +18,14 @@ export function spanOf(address) {
   const span = [["from", address.get("from") ?? DEFAULT_FROM]];
   for (const name of ["to", "tz"]) if (address.get(name)) span.push([name, address.get(name)]);
   return span;
+}
+
+/** Return the parameters of the last 30 days of that time at most: which events exist is soon answered for those. */
+export function endOf(address) {
+  const span = Object.fromEntries(spanOf(address));
+  const end = span.to ? Date.parse(span.to) / 1000 : Date.now() / 1000;
+  const seconds = span.from in PRESETS ? PRESET_SECONDS[span.from.at(-1)] * Number.parseInt(span.from.slice(1), 10) : end - Date.parse(span.from) / 1000;
+  return Object.entries(seconds > NAMES_SECONDS ? { ...span, from: span.to ? day(end - NAMES_SECONDS, span.tz) : DEFAULT_FROM } : span);
 }
 
 /** Choose events by name; none means all. */

@@ -107,7 +107,8 @@ function Picture({ data, groups, look }) {
   if (!groups.length) return null;
   const { labels, series } = arrange(data, groups);
   if (look === "table") return html`<${Rows} data=${data} groups=${groups} />`;
-  return html`<${Chart} kind=${look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />`;
+  const isTimed = groups.some(isTime); // then `Parts` has the legend
+  return html`<${Chart} kind=${look === "bar" && isTimed ? "column" : look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />${!isTimed && html`<${Rows} data=${data} groups=${groups} hasColors />`}`;
 }
 
 /** Return labels and series of a chart: the labels are times if there are some, else the first group's texts. */
@@ -129,16 +130,27 @@ function arrange(data, groups) {
   return { labels: labels.map(groupName), series };
 }
 
-function Rows({ data, groups }) {
-  const rows = [...data.groups, ...(data.other ?? []).map((group) => ({ ...group, isOther: true }))];
-  const columns = groups.map((title, at) => ({
-    title,
-    cell: ({ group_value, isOther }) => {
-      if (!isOther) return groupName([group_value].flat()[at]);
-      return isTime(title) && group_value !== null ? group_value : "other";
-    },
-  }));
-  return html`<${Table} caption="Groups" columns=${[...columns, ...figuresOf(data)]} rows=${rows} />`;
+/** List the groups. With colors, it is the legend of a chart whose series are the second property. */
+function Rows({ data, groups, hasColors }) {
+  const order = [...new Set(data.groups.map((group) => [group.group_value].flat()[1]))];
+  const nameOf = (title, at, { group_value, isOther }) => {
+    if (isOther) return isTime(title) && group_value !== null ? group_value : "other";
+    const text = [group_value].flat()[at];
+    return hasColors && at === 1 ? html`<${Named} color=${colorOf(order.indexOf(text))} text=${groupName(text)} />` : groupName(text);
+  };
+  const columns = groups.map((title, at) => ({ title, cell: (group) => nameOf(title, at, group) }));
+  return html`<${Table} caption="Groups" columns=${[...columns, ...figuresOf(data), ...changesOf(data, groups)]} rows=${rowsOf(data)} />`;
+}
+
+const Named = ({ color, text }) => html`<span class="swatch" style=${{ background: color }}></span><bdi>${text}</bdi>`;
+
+const rowsOf = (data) => [...data.groups, ...(data.other ?? []).map((group) => ({ ...group, isOther: true }))];
+
+/** Return a column with the change of each group, if the answer has a comparison and its groups are not times. */
+function changesOf(data, groups) {
+  if (!data.previous || groups.some(isTime)) return [];
+  const before = new Map(data.previous.groups.map((group) => [JSON.stringify(group.group_value), valueOf(group)]));
+  return [{ title: "change", cell: (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(JSON.stringify(group.group_value)))) }];
 }
 
 const figuresOf = (data) => [
@@ -152,11 +164,8 @@ function Parts({ question, compare, groups, data }) {
   const property = groups.length > 1 && groups.some(isTime) ? groups.find((group) => !isTime(group)) : null;
   const answer = useAnswer(property && "metrics", { parameters: [...question, ...compare, ["group_by", property], ["limit", LIMIT]] });
   if (!property || !answer.data?.groups) return null;
-  const before = new Map((answer.data.previous?.groups ?? []).map((group) => [group.group_value, valueOf(group)]));
   const order = [...new Set(data.groups.map((group) => group.group_value[groups.indexOf(property)]))];
-  const rows = [...answer.data.groups, ...(answer.data.other ?? []).map((group) => ({ ...group, isOther: true }))];
-  const name = (group) => html`<span class="swatch" style=${{ background: colorOf(order.indexOf(group.group_value), group.isOther) }}></span><bdi>${group.isOther ? "other" : groupName(group.group_value)}</bdi>`;
-  const columns = [{ title: property, cell: name }, ...figuresOf(answer.data)];
-  if (compare.length) columns.push({ title: "change", cell: (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(group.group_value))) });
-  return html`<${Table} caption="Totals by ${property}" columns=${columns} rows=${rows} />`;
+  const name = ({ group_value, isOther }) => html`<${Named} color=${colorOf(order.indexOf(group_value), isOther)} text=${isOther ? "other" : groupName(group_value)} />`;
+  const columns = [{ title: property, cell: name }, ...figuresOf(answer.data), ...changesOf(answer.data, [property])];
+  return html`<${Table} caption="Totals by ${property}" columns=${columns} rows=${rowsOf(answer.data)} />`;
 }
