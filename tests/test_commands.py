@@ -166,6 +166,12 @@ def test_run_empties_the_memory_queue_into_the_store_before_it_stops(tmp_path: P
     assert len(identities) == real_events.EXPECTED["distinct_events"]
 
 
+def test_an_argument_that_is_no_utf_8_is_wrong_usage(tmp_path: Path) -> None:
+    command: list[str | bytes] = [sys.executable, "-m", "eventmill", "query", "--where", b"user_id=\xff"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, check=False)
+    assert (done.returncode, b"is not UTF-8" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     settings = {"EVENTMILL_SHUTDOWN_DELAY_SECONDS": "60", "EVENTMILL_LISTEN": "127.0.0.1:0"}
     with running("run", "--memory", cwd=tmp_path, settings=settings) as program:

@@ -177,3 +177,51 @@ def test_a_data_folder_in_use_is_no_target(tmp_path: Path) -> None:
         assert (done.returncode, "stop it" in done.stderr) == (2, True)
         assert program.stop() == 0
     shutil.rmtree(tmp_path / "eventmill-data")
+
+
+def write_events(file: Path, count: int, prefix: str) -> None:
+    file.write_text("".join(json.dumps(LINE | {"event_id": f"{prefix}{n}"}) + "\n" for n in range(count)))
+
+
+def start_copy(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a copy, and wait until it has saved its progress."""
+    before = set(folder.glob(".eventmill-copy-*.json"))
+    command = [sys.executable, "-m", "eventmill", "copy", *arguments]
+    copying = subprocess.Popen(command, cwd=folder, env=environment({}), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: set(folder.glob(".eventmill-copy-*.json")) > before or copying.poll() is not None)
+    return copying
+
+
+def test_unfinished_copies_of_two_sources_to_one_file_do_not_mix(tmp_path: Path) -> None:
+    for name in "ab":
+        write_events(tmp_path / f"{name}.ndjson", 60_000, name)
+        copying = start_copy(tmp_path, f"{name}.ndjson", "target.ndjson")
+        copying.kill()
+        copying.communicate()
+    done = eventmill("copy", "a.ndjson", "target.ndjson", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "shop\torder\t60000\t60000\n"), done.stderr
+    ids = [json.loads(line)["event_id"] for line in (tmp_path / "target.ndjson").read_text().splitlines()]
+    assert ids == [f"a{n}" for n in range(60_000)]
+
+
+def test_an_interrupted_copy_of_files_stops_and_goes_on(tmp_path: Path) -> None:
+    write_events(tmp_path / "in.ndjson", 60_000, "")
+    copying = start_copy(tmp_path, "in.ndjson", "out.ndjson")
+    copying.send_signal(signal.SIGINT)
+    _, errors = copying.communicate(timeout=20)
+    assert (copying.returncode, "run the same command to go on" in errors) == (130, True), errors
+    assert not (tmp_path / "out.ndjson").exists()
+    done = eventmill("copy", "in.ndjson", "out.ndjson", cwd=tmp_path)
+    assert (done.returncode, "going on after" in done.stderr) == (0, True), done.stderr
+    assert len((tmp_path / "out.ndjson").read_text().splitlines()) == 60_000
+
+
+def test_a_project_without_events_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    lines = [json.dumps(LINE | {"project": name}) for name in ("shop", "blog")]
+    (tmp_path / "in.ndjson").write_text("\n".join(lines))
+    for target in ("out.ndjson", "out.parquet"):
+        done = eventmill("copy", "in.ndjson", target, "--project", "shpo", cwd=tmp_path)
+        assert (done.returncode, "no events of the project shpo" in done.stderr) == (1, True), done.stderr
+        assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["in.ndjson"]
+    done = eventmill("copy", "in.ndjson", "out.ndjson", "--project", "blog", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "blog\torder\t1\t1\n"), done.stderr

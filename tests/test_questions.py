@@ -478,6 +478,54 @@ async def test_erasing_a_user_reaches_dead_letters_and_memory(mill: Mill) -> Non
     assert (await get(mill, "/events/lookup?user_id=gone"))["state"] == "unknown"
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["", "user_id=a&user_id=b", "user_id=a&event_name=x", "user_id=a&from=0", "user_id=%00", "user_id=", "user=a"],
+)
+async def test_an_erasure_that_is_not_fully_understood_erases_nothing(mill: Mill, query: str) -> None:
+    await store(mill, {"timestamp_ms": 1_700_000_000_000, "user_id": "a"})
+    assert (await mill.client.delete(f"/users?{query}")).status_code == 400
+    assert (await get(mill, "/metrics?from=0"))["total_count"] == 1
+
+
+async def test_zero_has_one_text_whatever_its_sign(mill: Mill) -> None:
+    texts = (b"0", b"-0.0", b"-0e5", b"0.0", b"-0")
+    await store(mill, *({"timestamp_ms": 1_700_000_000_000, "metadata": b'{"n":%s}' % text} for text in texts))
+    answer = await get(mill, "/metrics?from=0&group_by=metadata.n")
+    assert listed(answer["groups"]) == [("0", 5, 1)]
+    assert (await get(mill, "/metrics?from=0&metadata.n=0"))["total_count"] == 5
+
+
+@pytest.mark.parametrize("number", ["1_0", "0x1", "１", "nan", "inf", "1e", "", " 1"])
+async def test_what_is_no_number_is_not_compared(mill: Mill, number: str) -> None:
+    answer = await mill.client.get("/metrics", params={"metadata.n<": number} if number else "metadata.n%3C=")
+    assert (answer.status_code, answer.json()["field"]) == (400, "metadata.n")
+
+
+async def test_a_sample_with_very_many_texts_ends_early_and_says_so(mill: Mill) -> None:
+    keys = [f"k{n}" for n in range(200)]
+    events = [
+        {
+            "timestamp_ms": 1_700_000_000_000 + n,
+            "metadata": json.dumps(dict.fromkeys(keys, f"{n}{'x' * 200}")).encode(),
+        }
+        for n in range(1_000)
+    ]
+    await store(mill, *events)
+    answer = await get(mill, "/properties?from=0")
+    assert 100 < answer["sampled"] < 1_000
+    assert (answer["is_complete"], answer["properties"][0]["count"]) == (False, answer["sampled"])
+
+
+async def test_the_ends_of_a_span_are_answered_as_they_were_asked(mill: Mill) -> None:
+    cases: dict[str, dict[str, Any]] = {"/funnels": {"steps": [{}, {}]}, "/retention": {}}
+    for path, body in cases.items():
+        answer = await mill.client.post(path, json=body | {"from": 1_700_000_000, "to": 1_700_000_000.5})
+        assert [answer.json()[name] for name in ("from", "to")] == [1_700_000_000, 1_700_000_000.5]
+        answer = await mill.client.post(path, json=body | {"from": 1_700_000_000, "to": 1_700_000_100})
+        assert b'"from":1700000000,"to":1700000100,' in answer.content
+
+
 async def test_a_store_without_sql_says_so(mill: Mill) -> None:
     answer = await mill.client.post("/sql", json={"sql": "SELECT 1"})
     assert (answer.status_code, answer.json()["message"]) == (400, "this store has no SQL")

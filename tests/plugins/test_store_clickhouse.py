@@ -1,6 +1,8 @@
 """What only a real engine shows: crashes, outages, bad rows, wrong settings."""
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
@@ -749,6 +751,10 @@ async def test_a_materialized_property_changes_no_answer_and_is_erased_with_its_
         "SELECT 1 UNION ALL SELECT 2 EXCEPT SELECT 2",
         "SELECT timestamp - INTERVAL 1 DAY, arrayMap(x -> x + 1, [1, 2]) FROM events WHERE user_id IN ('a', 'it''s')",
         "SELECT quantile(0.5)(number), median(number), any(number) FROM numbers(10) HAVING max(number) > 1",
+        "SELECT toStartOfInterval(timestamp, INTERVAL 5 MINUTE, 'Europe/Berlin'), dateDiff('hour', timestamp, now()),"
+        " date_trunc('week', timestamp, 'Asia/Tokyo'), addDays(timestamp, version % 3), toDateTime64('2020-01-01', 3),"
+        " CAST(version, 'String'), user_id::FixedString(20), toString(timestamp, 'UTC'), makeDate(2020, 1 + 1, 2)"
+        " FROM events",
         "SELECT windowFunnel(60)(toDateTime(timestamp), channel = 'web', channel = 'bot') FROM events",
     ],
 )
@@ -764,7 +770,10 @@ async def test_a_select_has_at_most_10_000_rows(url: str) -> None:
         await store.migrate()
         result = await store.sql("SELECT number AS n FROM numbers(20000)")
         assert (len(result.rows), result.columns, result.is_complete) == (10_000, ("n",), False)
-        assert (await store.sql("SELECT '{a:String} %s ' || '\\n'")).rows == (("{a:String} %s \n",),)
+        [row] = (
+            await store.sql("SELECT '{a:String} %s ' || '\\n', 1.5, nan, toUInt64(18446744073709551615), [1]")
+        ).rows
+        assert json.loads(bytes(row)) == ["{a:String} %s \n", 1.5, "nan", 18446744073709551615, [1]]
 
 
 @pytest.mark.parametrize(
@@ -797,18 +806,37 @@ async def test_a_select_has_at_most_10_000_rows(url: str) -> None:
         *("SELECT 1) UNION ALL SELECT * FROM (SELECT 2", "SELECT 1) AS a, (SELECT 2", "SELECT 1) WHERE 1 IN (SELECT 2"),
         *("SELECT 1 IN system.one", "SELECT ('a', 'b') IN (system.build_options)", "SELECT 1 IN eventmill_migrations"),
         *("SELECT hasColumnInTable('system', 'users', 'name')", "SELECT getSetting('readonly')"),
-        *("SELECT * FROM eventmill_migrations", "SELECT map([1], 2)", "SELECT uniqState(1)"),
-        f"SELECT {'[' * 400}1{']' * 400}",
+        "SELECT * FROM eventmill_migrations",
+        "SELECT toString(toDateTime(0), 'file:{zone}')",
+        *("SELECT toString(now(), '{zone}')", "SELECT toTimeZone(now(), '../../../..{zone}')", "SELECT now('{zone}')"),
+        "SELECT toString(toDateTime(0), concat('file:', '{zone}'))",
+        "WITH 'file:{zone}' AS zone SELECT toStartOfHour(now(), zone)",
+        "SELECT toDateTime('2020-01-01 00:00:00', (SELECT any('file:{zone}')))",
+        "SELECT CAST('2020-01-01 00:00:00', 'DateTime(\\'file:{zone}\\')')",
+        "SELECT CAST('2020-01-01 00:00:00', concat('DateTime(\\'file:', '{zone}', '\\')'))",
+        "SELECT '2020-01-01 00:00:00'::DateTime('file:{zone}')",
+        "SELECT now() AT TIME ZONE 'file:{zone}'",
+        "SELECT JSONExtract('{\"a\":1}', 'a', 'DateTime(\\'file:{zone}\\')')",
+        "SELECT makeDateTime(2020, 1, 1, 0, 0, 0, 'file:{zone}')",
+        "SELECT dateDiff('day', now(), now(), 'file:{zone}')",
+        "SELECT UUIDv7ToDateTime(generateUUIDv7(), concat('file:', '{zone}'))",
+        f"SELECT arrayWithConstant(60000, CAST(1, 'Enum8(\\'{'a' * 10_000}\\' = 1)'))",
+        "SELECT arrayMap(x -> repeat('\\x01', 1000), range(10000)) FROM numbers(6)",
+        "SELECT repeat('b', if(substring(toString(generateUUIDv4()), 1, 1) < '8', 1, 20000)) FROM numbers(10000)",
+        f"SELECT {' + '.join(['1'] * 3_000)}",
         *("SELECT repeat('x', 1000000) AS a, number FROM numbers(300)", "SELECT length(range(400000000))"),
     ],
 )
 async def test_what_does_more_than_read_the_tables_is_refused(url: str, tmp_path: Path, statement: str) -> None:
-    out = tmp_path / "out"
+    out, zone = tmp_path / "out", tmp_path / "zone"
+    zone.write_bytes(b"TZif2" + bytes(100))
+    os.utime(zone, (1, 1))
     async with opened(url) as store:
         await store.migrate()
         with pytest.raises((InvalidQuery, QueryTooLarge)):
-            await store.sql(statement.replace("{out}", str(out)))
+            await store.sql(statement.replace("{out}", str(out)).replace("{zone}", str(zone)))
         assert not out.exists()
+        assert zone.stat().st_atime == 1  # nobody has read it
         with pytest.raises(InvalidQuery):
             await store.sql("SELECT * FROM pwn")
         assert await store.check() == []

@@ -60,7 +60,8 @@ class PropertyResponse(BaseModel):
 class PropertiesResponse(BaseModel):
     """What the newest matching events have. `sampled` is how many were read; `is_complete` if these are all.
 
-    At most 1,000 tags and 1,000 paths are listed; of longer texts the first 256 characters.
+    At most 1,000 tags and 1,000 paths are listed; of longer texts the first 256 characters. A sample with very many
+    different texts ends early.
     """
 
     sampled: int
@@ -153,13 +154,13 @@ def _to_response(name: EventName) -> dict[str, Any]:
 async def _sample(store: Store, wanted: EventFilter, sample: int) -> dict[str, Any]:
     """Return what up to `sample` of the newest events have."""
     summary, before = PropertySummary(), None
-    while summary.events < sample:
+    while summary.events < sample and not summary.is_full:
         page = await store.scan(wanted, before, min(PAGE_EVENTS, sample - summary.events))
         if not page:
             break
         await asyncio.to_thread(summary.add, page)
         before = page[-1].position
-    is_all = before is None or not await store.scan(wanted, before, 1)
+    is_all = not summary.is_full and (before is None or not await store.scan(wanted, before, 1))
     paths = sorted(summary.paths.items(), key=lambda item: (-item[1].events, item[0]))
     return {
         "sampled": summary.events,

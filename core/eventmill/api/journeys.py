@@ -212,7 +212,9 @@ def _parse_window(window: str | int) -> int:
 
 
 def _echo(span: EventFilter) -> dict[str, Any]:
-    return {"from": span.start_ms / 1000, "to": (span.end_ms - 1) / 1000}
+    """Return the ends of the span in seconds, as integers if they are whole."""
+    start, end = span.start_ms, span.end_ms - (1000 if span.end_ms % 1000 == 0 else 1)
+    return {name: ms / 1000 if ms % 1000 else ms // 1000 for name, ms in (("from", start), ("to", end))}
 
 
 def _steps(steps: Sequence[FunnelStep]) -> list[dict[str, Any]]:

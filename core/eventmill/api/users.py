@@ -2,6 +2,7 @@
 
 import logging
 import time
+import unicodedata
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -14,7 +15,7 @@ from eventmill.api.gate import needs
 from eventmill.api.operators import name_of
 from eventmill.api.refused import RefusedEvents
 from eventmill.api.siblings import Siblings
-from eventmill.errors import StoreUnavailable
+from eventmill.errors import InvalidQuery, StoreUnavailable
 from eventmill.event import CLOCK_SKEW_MS
 from eventmill.hookspecs import Services, principal_of
 
@@ -49,6 +50,10 @@ def create_router(services: Services, desk: DeadLetterDesk, refused: RefusedEven
 
         It cannot be undone. Events of the next five minutes are erased, too, since clocks of clients may be ahead.
         """
+        if [name for name, _ in request.query_params.multi_items()] != ["user_id"]:
+            raise InvalidQuery("name one user_id, and nothing else: an erasure takes all events of the user", "user_id")
+        if any(unicodedata.category(character) == "Cc" for character in user_id):
+            raise InvalidQuery("user_id has a control character, which no event has", "user_id")
         principal = principal_of(request.scope)
         if services.store is None:
             raise StoreUnavailable("this process has no store")

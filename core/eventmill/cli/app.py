@@ -238,6 +238,7 @@ def main() -> None:
     """Run a command. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 interrupted."""
     gc.set_threshold(_START_OBJECTS)
     try:
+        _check_arguments()
         app()
     except ConfigurationError as error:
         _exit(2, error)
@@ -247,6 +248,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+
+
+def _check_arguments() -> None:
+    for argument in sys.argv:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ConfigurationError(f"the argument {argument!r} is not UTF-8")
 
 
 def _exit(code: int, error: EventmillError) -> None:

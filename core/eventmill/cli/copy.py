@@ -17,7 +17,7 @@ from rich.progress import Progress as Display
 from eventmill.api.events import ProjectsResponse
 from eventmill.cli.connection import RequestForbidden, Target, connect
 from eventmill.cli.output import print_table
-from eventmill.errors import ConfigurationError
+from eventmill.errors import ConfigurationError, EventmillError
 from eventmill.event import Event, decode_lines
 from eventmill.interfaces import Store
 from eventmill.queries.cursors import write_cursor
@@ -37,6 +37,7 @@ from eventmill.runtime.unix_sockets import RUN_SOCKET, is_answering
 from eventmill.settings import Settings, load
 
 _STORE = "store"
+_DIGEST = 12  # characters in the names of the files of an unfinished copy, which belong to its source and target
 _ALL_TIME = {"from": "0", "to": "4102444800"}
 
 
@@ -56,15 +57,18 @@ async def _copy(source: str, target: str, key: str | None, projects: Sequence[st
     reading = _open_source(source, key, projects)
     with _progress_file(source, target, projects) as file:
         progress = Progress.load(file)
-        async with _open_target(target, progress) as opened:
+        async with _open_target(target, file, progress) as opened:
             if progress.copied:
                 sys.stderr.write(
                     f"going on after {progress.copied.total():,} events: newer ones than at the start are not copied\n"
                 )
-            with _display() as display:
-                task = display.add_task("copying", total=None)
-                async for count in copy_events(reading, opened, progress, file):
-                    display.update(task, completed=count)
+            try:
+                await _copy_all(reading, opened, progress, file)
+                _require(projects, progress, source)
+            except EventmillError:
+                if not progress.copied:
+                    opened.discard()
+                raise
             found = await opened.finish(progress.copied)
             fewer = {name for name, _, _ in differences(progress.copied, found)}
             missing = await opened.count_missing(reading, fewer) if fewer else 0
@@ -81,6 +85,20 @@ async def _copy(source: str, target: str, key: str | None, projects: Sequence[st
     return missing != 0
 
 
+async def _copy_all(source: Source, target: CopyTarget, progress: Progress, file: Path) -> None:
+    with _display() as display:
+        task = display.add_task("copying", total=None)
+        async for count in copy_events(source, target, progress, file):
+            display.update(task, completed=count)
+
+
+def _require(projects: Sequence[str], progress: Progress, source: str) -> None:
+    """Raise CopyFailed for a project that was named and has no events."""
+    copied = {project for project, _ in progress.copied}
+    if missing := [project for project in projects if project not in copied]:
+        raise CopyFailed(f"{source} has no events of the project {', '.join(missing)}")
+
+
 def _display() -> Display:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -91,7 +109,7 @@ def _display() -> Display:
 def _progress_file(source: str, target: str, projects: Sequence[str]) -> Iterator[Path]:
     """Yield the file with the progress of this copy, which no other command may use meanwhile."""
     what = "\0".join([source, str(Path(target).absolute()), *sorted(projects)])
-    file = Path(f".eventmill-copy-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.json")
+    file = Path(f".eventmill-copy-{hashlib.blake2b(what.encode(), digest_size=_DIGEST // 2).hexdigest()}.json")
     lock = file.with_suffix(".lock")
     with lock.open("w") as held:
         try:
@@ -119,16 +137,17 @@ def _open_source(text: str, key: str | None, projects: Sequence[str]) -> Source:
         return _Deployment(Target(), projects)
     if not Path(text).exists():
         raise ConfigurationError(f"{text} does not exist: name a file, a data folder, `store` or the URL of an API")
-    return FileSource(Path(text)) if _is_file(text) else _Deployment(Target(data=Path(text)), projects)
+    return FileSource(Path(text), projects) if _is_file(text) else _Deployment(Target(data=Path(text)), projects)
 
 
 @asynccontextmanager
-async def _open_target(text: str, progress: Progress) -> AsyncIterator[CopyTarget]:
+async def _open_target(text: str, progress_file: Path, progress: Progress) -> AsyncIterator[CopyTarget]:
     """Open a file or a store, and create its schema."""
     if text.startswith(("http://", "https://")):
         raise ConfigurationError("an API cannot be the target of a copy: `eventmill send` sends a file of events to it")
     if _is_file(text):
-        yield FileTarget(Path(text), progress)
+        path = Path(text)
+        yield FileTarget(path, path.with_name(f"{path.name}.{progress_file.stem[-_DIGEST:]}.partial"), progress)
         return
     if Path(text).suffix and not _is_folder(text):
         known = ", ".join(SUFFIXES)

@@ -15,6 +15,8 @@ MAX_NAMES = 1_000
 MAX_SAMPLE = 10_000
 MAX_PATHS = 1_000
 MAX_TEXTS = 10
+MAX_SAMPLE_BYTES = 32 * 1024 * 1024  # of distinct texts, after which a sample ends
+_BYTES_PER_TEXT = 200  # of a text in memory, besides its characters
 _TEXT_CHARACTERS = 256  # of a frequent value
 
 
@@ -67,17 +69,25 @@ class PathSummary:
 class PropertySummary:
     """What a sample of events has: its size, the events of each tag, and the paths in the metadata by name.
 
-    `is_complete` is false if there were more than MAX_PATHS paths.
+    `is_complete` is false if there were more than MAX_PATHS paths. `is_full` says that a sample must end, because its
+    distinct texts take MAX_SAMPLE_BYTES.
     """
 
     events: int = 0
     tags: Counter[str] = field(default_factory=Counter)
     paths: dict[str, PathSummary] = field(default_factory=dict)
     is_complete: bool = True
+    _bytes: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._bytes >= MAX_SAMPLE_BYTES
 
     def add(self, events: Iterable[Event]) -> None:
-        """Count events."""
+        """Count events, until the summary is full."""
         for event in events:
+            if self.is_full:
+                return
             self.events += 1
             self.tags.update(set(event.tags))
             for keys, value in _leaves(read_metadata(bytes(event.metadata)), ()):
@@ -90,15 +100,20 @@ class PropertySummary:
         path = self.paths.setdefault(name, PathSummary())
         path.events += 1
         path.types[_type(value)] += 1
-        path.texts[to_text(value)[:_TEXT_CHARACTERS]] += 1
+        text = to_text(value)[:_TEXT_CHARACTERS]
+        if text not in path.texts:
+            self._bytes += _BYTES_PER_TEXT + len(text)
+        path.texts[text] += 1
 
 
 def _leaves(value: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of all members, those of objects instead of the objects; empty objects themselves."""
     for key, member in value.items():
+        if not key:
+            continue  # no path leads to it
         if isinstance(member, Mapping) and member:
             yield from _leaves(member, (*keys, key))
-        elif key:
+        else:
             yield (*keys, key), member
 
 

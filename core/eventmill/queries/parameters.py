@@ -19,6 +19,7 @@ COMMON = ("event_name", "from", "to", "tz", *PRESENCE)
 MAX_CONDITIONS = 20
 MAX_VALUES = 100  # of one condition, and names of events
 _COMPARISON = re.compile(r"((?:[^<>\\]|\\.)*)([<>])(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _HELP = f"a filter is {', '.join(TEXT_FIELDS)}, {TAG} or {METADATA}PATH with =, != or, for numbers, <, <=, >, >="
 
 
@@ -165,10 +166,7 @@ def _value(name: str, value: str) -> str:
 
 
 def _number(text: str, name: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
         raise InvalidQuery(f"{name[:64]} is compared with {text[:64]!r}, which is no number", name[:64])
     return number

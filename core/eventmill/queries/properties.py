@@ -149,9 +149,11 @@ def _finite(text: str) -> float:
 
 def _float_text(number: float) -> str:
     """Return the shortest text that gives the number back, in the notation of ClickHouse."""
+    if number == 0:
+        return "0"  # also -0.0
     decimal = Decimal(repr(number))
     significant = "".join(map(str, decimal.as_tuple().digits)).rstrip("0") or "0"
-    position = decimal.adjusted() + 1 if number else 1  # of the decimal point, counted from the first digit
+    position = decimal.adjusted() + 1  # of the decimal point, counted from the first digit
     if 0 < position <= _GREATEST_POSITION:
         whole = significant[:position].ljust(position, "0")
         text = f"{whole}.{significant[position:]}" if significant[position:] else whole

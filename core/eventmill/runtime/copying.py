@@ -1,5 +1,6 @@
 """Copying events from a source to a target, page by page, so that an interrupted copy goes on where it stopped."""
 
+import asyncio
 import json
 import os
 from abc import ABC, abstractmethod
@@ -77,29 +78,34 @@ class CopyTarget(ABC):
         """Return how many events of these names of the source it lacks, None if it cannot tell."""
         return None
 
+    def discard(self) -> None:
+        """Remove what a copy without events leaves."""
+        return
+
 
 class FileSource:
-    """A file; the place is the number of events that were read."""
+    """A file, or the events of some projects in it; the place is the number of events that were read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, projects: Collection[str] = ()) -> None:
         self._path = path
+        self._projects = projects
 
     async def pages(self, place: Any) -> AsyncIterator[tuple[list[Event], Any]]:
         count = place or 0
         for page in read_events(self._path, count):
             count += len(page)
-            yield page, count
+            yield [event for event in page if not self._projects or event.project in self._projects], count
 
 
 class FileTarget(CopyTarget):
-    """A file."""
+    """A file, which is `partial` until it is complete: that belongs to one source, too."""
 
-    def __init__(self, path: Path, progress: Progress) -> None:
+    def __init__(self, path: Path, partial: Path, progress: Progress) -> None:
         """Open the file. Start from the beginning if what the progress says was written is gone."""
-        if not is_written(path, progress.size):
+        if not is_written(path, partial, progress.size):
             progress.restart()
         self._path = path
-        self._file = EventFile(path, progress.size)
+        self._file = EventFile(path, partial, progress.size)
 
     async def write(self, events: Sequence[Event], progress: Progress) -> None:
         self._file.write(events)
@@ -112,6 +118,9 @@ class FileTarget(CopyTarget):
         for page in read_events(self._path, 0):
             found.update((event.project, event.event_name) for event in page)
         return found
+
+    def discard(self) -> None:
+        self._file.discard()
 
 
 class StoreTarget(CopyTarget):
@@ -154,6 +163,7 @@ async def copy_events(source: Source, target: CopyTarget, progress: Progress, fi
         progress.copied.update((event.project, event.event_name) for event in page)
         progress.save(file)
         yield progress.copied.total()
+        await asyncio.sleep(0)  # files never wait: here an interruption is noticed
 
 
 def differences(copied: Counter[Name], found: dict[Name, int]) -> Iterator[tuple[Name, int, int]]:

@@ -83,32 +83,26 @@ def _read_parquet(path: Path) -> Iterator[Event]:
         raise CopyFailed(f"{path} is not a file of a copy: {error}") from None
 
 
-def partial_of(path: Path) -> Path:
-    """Return where a file is until it is complete."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def is_written(path: Path, size: int) -> bool:
+def is_written(path: Path, partial: Path, size: int) -> bool:
     """Return whether the partial file still has what a progress says."""
-    partial = partial_of(path)
     if path.suffix == PARQUET:
         return all((partial / f"{number:06}").exists() for number in range(size))
     return size == 0 or (partial.exists() and partial.stat().st_size >= size)
 
 
 class EventFile:
-    """A file that is being written: pages go to a partial file, which `finish` gives its name.
+    """A file that is being written: pages go to `partial`, for Parquet a folder, which `finish` gives its name.
 
     Attributes:
         size: what is written: bytes, or for Parquet pages.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, partial: Path, size: int) -> None:
         if path.exists():
             raise ConfigurationError(f"{path} exists: remove it, or choose another name")
         self.size = size
         self._path = path
-        self._partial = partial_of(path)
+        self._partial = partial
         try:
             if path.suffix == PARQUET:
                 _import_parquet()
@@ -144,6 +138,13 @@ class EventFile:
         else:
             self._partial.rename(self._path)
         _sync(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        if self._path.suffix == PARQUET:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        else:
+            self._partial.unlink(missing_ok=True)
 
     def _join(self, whole: Path) -> None:
         """Write the pages into one file."""

@@ -2,7 +2,7 @@
 
 import re
 
-from clickhouse_connect.driver.exceptions import ClickHouseError, Error, NotSupportedError
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
 from eventmill import (
     MAX_GROUPS,
@@ -63,13 +63,13 @@ REJECTED = {
     469: "VIOLATED_CONSTRAINT",
 }
 _TOO_MANY_ROWS = 158
-TOO_LARGE = {
-    _TOO_MANY_ROWS: "TOO_MANY_ROWS",
-    159: "TIMEOUT_EXCEEDED",
-    160: "TOO_SLOW",
-    241: "MEMORY_LIMIT_EXCEEDED",
-    307: "TOO_MANY_BYTES",
-    396: "TOO_MANY_ROWS_OR_BYTES",
+TOO_LARGE = {  # the errors of limits, in words
+    _TOO_MANY_ROWS: "reads more rows than a query may",
+    159: "takes longer than 10 s",
+    160: "would take longer than 10 s",
+    241: "needs more memory than a query may take",
+    307: "reads more than a query may",
+    396: "has a larger result than a query may",
 }
 # HTTP statuses of servers that are not ClickHouse, or of a proxy: retrying cannot help.
 _WRONG_SERVER = re.compile(r"received HTTP status (30\d|400|401|403|404|405|407)\b")
@@ -119,16 +119,16 @@ def explain_query(error: ClickHouseError) -> EventmillError:
             "group_by",
         )
     if code_of(error) in TOO_LARGE:
-        return QueryTooLarge("the query exceeds its limit on time, rows or memory: ask for a shorter time")
+        return QueryTooLarge(f"the query {TOO_LARGE[code_of(error) or 0]}: ask for a shorter time, or for fewer groups")
     return explain(error)
 
 
-def explain_sql(error: Exception) -> EventmillError:
-    """Return the exception for an error of an operator's statement, or of reading its result."""
-    if not isinstance(error, ClickHouseError) or isinstance(error, NotSupportedError):
-        return InvalidQuery("sql: the result has a type that cannot be read: convert it with toString", "sql")
-    if code_of(error) is None or code_of(error) in TOO_LARGE:
-        return explain_query(error)
+def explain_sql(error: ClickHouseError) -> EventmillError:
+    """Return the exception for an error of an operator's statement."""
+    if code_of(error) in TOO_LARGE:
+        return QueryTooLarge(f"the statement {TOO_LARGE[code_of(error) or 0]}: read less, or select less", "sql")
+    if code_of(error) is None:
+        return explain(error)
     return InvalidQuery(f"sql: {describe(error)}", "sql")
 
 

@@ -54,7 +54,7 @@ def text(subject: Property, values: Values) -> str:
         return subject.name
     raw = _raw(subject, values)
     return f"""multiIf({raw} = '', NULL, startsWith({raw}, '"'), JSONExtractString({raw}),
-        startsWith({raw}, '{{'), '{OBJECT}', startsWith({raw}, '['), '{ARRAY}', {raw})"""
+        startsWith({raw}, '{{'), '{OBJECT}', startsWith({raw}, '['), '{ARRAY}', {raw} = '-0', '0', {raw})"""
 
 
 def number(subject: Property, values: Values) -> str:
@@ -95,7 +95,8 @@ def _has_text(raw: str, texts: list[str], values: Values) -> str:
 
     Comparing it as it is takes a third of the time of decoding it.
     """
-    scalars = [each for each in texts if _SCALAR.match(each)]
+    scalars = [each for each in texts if _SCALAR.match(each) and each != "-0"]
+    scalars += ["-0"] if "0" in texts else []  # the engine keeps the sign of -0.0, which is equal to 0
     strings = [json.dumps(each, ensure_ascii=False) for each in texts]
     encoded = f"arrayMap(x -> JSONExtractRaw(x), {values.bind('Array(String)', strings)})"
     nested = [f"startsWith({raw}, '{text[0]}')" for text in (ARRAY, OBJECT) if text in texts]

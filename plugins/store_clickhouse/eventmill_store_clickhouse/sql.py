@@ -3,18 +3,28 @@
 The embedded engine is no sandbox: functions read files and call servers, INTO OUTFILE writes files, and SETTINGS lift
 limits. So three rules hold before a statement runs. Its text has no sign that could end it, hide a part of it, or let
 the engine's parser and this one differ. The engine's own parser lists its parts, and only kinds of parts that are known
-to be harmless pass. Functions pass by their category in the engine's own list.
+to be harmless pass. Functions pass by their category in the engine's own list, and their arguments by `zones`.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventmill import InvalidQuery
+from eventmill_store_clickhouse import zones
+from eventmill_store_clickhouse.zones import Node
 
-SETTINGS = {"function_range_max_elements_in_block": 1_000_000}
+SETTINGS = {"function_range_max_elements_in_block": 100_000}
 MAX_MEMORY_BYTES = 1024**3
+MAX_RESULT_BYTES = 32 * 1024 * 1024  # of the rows as JSON
+MAX_PARTS = 2_000  # of a statement: the engine computes constants without looking at the clock
+RESULT = {
+    "max_result_bytes": MAX_RESULT_BYTES,
+    "result_overflow_mode": "throw",
+    "output_format_json_quote_64bit_integers": 0,
+    "output_format_json_quote_denormals": 1,
+}
 FUNCTIONS = "SELECT name, categories, is_aggregate, alias_to FROM system.functions"
 NAMES = """
 SELECT (SELECT groupArray(name) FROM system.databases),
@@ -54,18 +64,13 @@ _TOP = ["ExpressionList", "TablesInSelectQuery", "Literal"]  # SELECT * FROM (â€
 _TOP_DEPTH = 3
 
 
-class _Node(NamedTuple):
-    depth: int
-    kind: str
-    name: str
-
-
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """The functions of the engine, in small letters, and those of them that a statement may use."""
+    """The functions of the engine, in small letters: those that a statement may use, those that may take a zone."""
 
     all: Collection[str]
     allowed: Collection[str]
+    zoned: Collection[str]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Any]]) -> "Functions":
@@ -75,7 +80,9 @@ class Functions:
             str(name).lower() for name, category, is_aggregate, _ in rows if is_aggregate or category in _CATEGORIES
         }
         allowed |= {name for name, original in aliases.items() if original in allowed} | _HARMLESS
-        return cls({str(row[0]).lower() for row in rows}, allowed)
+        zoned = {str(name).lower() for name, category, _, _ in rows if category in zones.CATEGORIES}
+        zoned |= {name for name, original in aliases.items() if original in zoned}
+        return cls({str(row[0]).lower() for row in rows}, allowed, zoned)
 
     def may_use(self, name: str) -> bool:
         """Return whether a function may be called; also an aggregate function with combinators such as -If."""
@@ -113,9 +120,9 @@ def wrap(statement: str, limit: int) -> str:
     return f"SELECT * FROM (\n{text}\n) LIMIT {limit:d}"
 
 
-def size(wrapped: str) -> str:
-    """Return the statement that computes the size of the result, in bytes."""
-    return f"SELECT sum(byteSize(*)) FROM ({wrapped})"
+def to_json(wrapped: str) -> str:
+    """Return the statement that answers each row as the JSON of an array, so that its size is what is sent."""
+    return f"SELECT toValidUTF8(formatRowNoNewline('JSONCompactEachRow', *)) FROM ({wrapped})"
 
 
 def limits(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,24 +136,28 @@ def check(lines: Iterable[str], engine: Engine) -> None:
     The statement is that of `wrap`, to which the driver adds FORMAT Native and settings.
     """
     nodes = [_parse(line) for line in lines]
+    if len(nodes) > MAX_PARTS:
+        raise InvalidQuery(f"sql has {len(nodes)} parts, more than {MAX_PARTS}", "sql")
     _check_top(nodes)
     parents: list[str] = []
-    for node in nodes:
+    for at, node in enumerate(nodes):
         if node.depth > len(parents):
             raise InvalidQuery("sql has a part that is not allowed", "sql")
         del parents[node.depth :]
         _check_node(node, parents[-1] if parents else "", engine)
+        if node.kind == "Function":
+            zones.check(nodes, at, has_zone=node.name.lower() in engine.functions.zoned)
         parents.append(node.kind)
 
 
-def _parse(line: str) -> _Node:
+def _parse(line: str) -> Node:
     match = _NODE.fullmatch(line)
     if match is None:
         raise InvalidQuery("sql has a part that is not allowed", "sql")
-    return _Node(len(match[1]), match[2], _ENDING.sub("", f" {match[3] or ''}", count=1).strip())
+    return Node(len(match[1]), match[2], _ENDING.sub("", f" {match[3] or ''}", count=1).strip())
 
 
-def _check_top(nodes: list[_Node]) -> None:
+def _check_top(nodes: list[Node]) -> None:
     """Check that the statement is in the subquery of `wrap`, and nothing of it is outside."""
     own = [node for node in nodes if node.depth <= _TOP_DEPTH]
     first = [node.kind for node in own if node.depth < _TOP_DEPTH and (node.depth, node.name) != (1, "Native")]
@@ -157,7 +168,7 @@ def _check_top(nodes: list[_Node]) -> None:
         raise InvalidQuery("sql must be one SELECT, without INTO OUTFILE, FORMAT and SETTINGS", "sql")
 
 
-def _check_node(node: _Node, parent: str, engine: Engine) -> None:
+def _check_node(node: Node, parent: str, engine: Engine) -> None:
     if node.kind not in _KINDS:
         raise InvalidQuery(f"sql may not use {node.kind}", "sql")
     if node.kind == "Set" and node.depth > _TOP_DEPTH:

@@ -1,15 +1,15 @@
 """Statements on a connection, with the exceptions of the contract."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from eventmill import QueryTooLarge, SqlResult, StoreMisconfigured
+from eventmill import SqlResult, StoreMisconfigured
 from eventmill_store_clickhouse import failures, queries, sql
 from eventmill_store_clickhouse.connection import Connection, Rows
-
-MAX_SQL_BYTES = 64 * 1024 * 1024  # of a result
 
 
 class Statements:
@@ -51,15 +51,15 @@ class Statements:
             [[databases, tables]] = await ask(sql.NAMES, {}, queries.LIMITS)
             explained = await ask(f"EXPLAIN AST {wrapped}", {}, limits)
             sql.check((line for (line,) in explained), sql.Engine(self._functions, databases, tables))
+            started = time.monotonic()
             described = await ask(f"DESCRIBE ({wrapped})", {}, limits)
-            [[size]] = await ask(sql.size(wrapped), {}, limits)
-            if size > MAX_SQL_BYTES:
-                raise QueryTooLarge(f"the result is larger than {MAX_SQL_BYTES} bytes: select less", "sql")
-            rows = await ask(wrapped, {}, limits)
-        except (ClickHouseError, TypeError, ValueError, RecursionError) as error:  # the driver cannot read every type
+            left = limits["max_execution_time"] - (time.monotonic() - started)
+            rows = await ask(sql.to_json(wrapped), {}, limits | sql.RESULT | {"max_execution_time": max(0.1, left)})
+        except ClickHouseError as error:
             raise failures.explain_sql(error) from error
         columns = tuple(str(column[0]) for column in described)
-        return SqlResult(columns, tuple(map(tuple, rows[:max_rows])), len(rows) <= max_rows)
+        lines = tuple(msgspec.Raw(line.encode()) for (line,) in rows[:max_rows])
+        return SqlResult(columns, lines, len(rows) <= max_rows)
 
     async def engine(self) -> str:
         """Return the engine of the table events, including its TTL."""
