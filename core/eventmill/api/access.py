@@ -54,7 +54,11 @@ class Access:
         """
         secret = _secret_of(headers)
         if secret and (not self.is_anonymous or self.keys):
-            return self.principal_of(secret, scope)
+            principal = self.principal_of(secret, scope)
+            named = headers.get(b"x-project") if not principal.is_for_all else None
+            if named is not None and named.decode(errors="replace") != principal.project:
+                raise Forbidden(f"the key is for the project {principal.project} alone, and X-Project names another")
+            return principal
         if self.is_anonymous and not (self.hosts and self.keys):
             self._check_sender(scope, headers)
             if b"x-project" in headers:

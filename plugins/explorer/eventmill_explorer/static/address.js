@@ -2,9 +2,11 @@
 
 import { useEffect, useState } from "./vendor/preact.js";
 
-const SHARED = ["project", "event", "from", "to", "tz", "where"]; // what a change of the view keeps
-
-/** Return the present parameters, and a function that changes some of them: {name: text, list of texts, or null}. */
+/**
+ * Return the present parameters, and a function that changes some of them: {name: text, list of texts, or null}.
+ *
+ * With `isCorrection`, Back does not undo the change.
+ */
 export function useAddress() {
   const [search, setSearch] = useState(location.search);
   useEffect(() => {
@@ -12,8 +14,9 @@ export function useAddress() {
     addEventListener("popstate", follow);
     return () => removeEventListener("popstate", follow);
   }, []);
-  const change = (changes) => {
-    history.pushState(null, "", addressWith(new URLSearchParams(location.search), changes));
+  const change = (changes, { isCorrection = false } = {}) => {
+    const next = addressWith(new URLSearchParams(location.search), changes);
+    if (next !== location.search) history[isCorrection ? "replaceState" : "pushState"](null, "", next);
     setSearch(location.search);
   };
   return [new URLSearchParams(search), change];
@@ -27,10 +30,16 @@ export function nameTimeZone() {
   history.replaceState(null, "", addressWith(parameters, { tz: zone }));
 }
 
-/** Return the address of another view, about the same events and the same time. */
-export function addressOf(view, parameters) {
-  const kept = [...parameters].filter(([name]) => SHARED.includes(name));
-  return addressWith(new URLSearchParams(kept), { view });
+/** Return the address of another view. All settings stay, so that the way back finds them. */
+export const addressOf = (view, parameters) => addressWith(new URLSearchParams(parameters), { view });
+
+/** Return the address of the start, in the same project. */
+export const startOf = (parameters) => addressWith(new URLSearchParams(), { project: parameters.get("project") });
+
+/** Go to an address of this page. */
+export function follow(address) {
+  if (address !== location.search) history.pushState(null, "", address);
+  dispatchEvent(new Event("popstate"));
 }
 
 function addressWith(parameters, changes) {

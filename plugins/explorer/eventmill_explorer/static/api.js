@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from "./vendor/preact.js";
 
 const KEY = "eventmill-key"; // in sessionStorage: the browser forgets it with the tab
 const DENIED = [401, 403]; // asking again does not help
+const LOST_MS = 3_000;
 const REST = 5; // after an answer, a refresh waits at least this many times as long as it took
 export const NEEDS_KEY = "needs-key"; // an event of the window
 
@@ -79,11 +80,13 @@ export function useAnswer(path, options = {}, refreshMs = 0) {
     return () => controller.abort();
   }, [question, round]);
   const isDenied = DENIED.includes(state.error?.status);
+  const isLost = state.error && state.error.status === undefined; // nobody answers: perhaps the server restarts
+  const pauseMs = isLost ? LOST_MS : refreshMs;
   useEffect(() => {
-    if (!refreshMs || state.isLoading || isDenied) return undefined;
-    const timer = setTimeout(() => setRound((last) => last + 1), Math.max(refreshMs, REST * state.tookMs));
+    if (!pauseMs || state.isLoading || isDenied) return undefined;
+    const timer = setTimeout(() => setRound((last) => last + 1), Math.max(pauseMs, REST * state.tookMs));
     return () => clearTimeout(timer);
-  }, [refreshMs, state.isLoading, isDenied]);
+  }, [pauseMs, state.isLoading, isDenied]);
   const cancel = () => {
     pending.current.abort();
     setState({ error: new ApiError(0, { message: "You cancelled it" }), isLoading: false, question, tookMs: 0 });

@@ -1,9 +1,9 @@
 // The page: its views, the project, the key.
 
-import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
-import { addressOf, nameTimeZone, useAddress } from "./address.js";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./vendor/preact.js";
+import { addressOf, follow, nameTimeZone, startOf, useAddress } from "./address.js";
 import { NEEDS_KEY, forgetKey, hasKey, setKey, useAnswer } from "./api.js";
-import { endOf } from "./parts/choices.js";
+import { endOf, spanOf } from "./parts/choices.js";
 import { FirstEvent } from "./parts/empty.js";
 import { Select } from "./parts/select.js";
 import { Events } from "./views/events.js";
@@ -21,7 +21,7 @@ function App() {
   const [address, change] = useAddress();
   const [visit, setVisit] = useState(0); // grows with each key: everything is asked again
   useShortcuts(address);
-  const view = address.get("view") in VIEWS ? address.get("view") : "trends";
+  const view = Object.hasOwn(VIEWS, address.get("view") ?? "") ? address.get("view") : "trends";
   useEffect(() => { document.title = `${VIEWS[view][0]} – eventmill`; }, [view]);
   return html`
     <${Header} key=${visit} view=${view} address=${address} change=${change} forget=${() => { forgetKey(); setVisit(visit + 1); }} />
@@ -31,30 +31,41 @@ function App() {
 }
 
 function View({ view, address, change }) {
+  const [error, tryAgain] = useErrorBoundary();
   const [isEmpty, setEmpty] = useState(false);
   const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"]] }, isEmpty ? EMPTY_MS : 0);
-  const names = useAnswer("event-names", { parameters: endOf(address) }, NAMES_MS).data?.event_names ?? [];
+  const { names, isNaming } = useNames(address);
   useEffect(() => newest.data && setEmpty(newest.data.events.length === 0), [newest.data]);
+  useEffect(() => { if (error) tryAgain(); }, [location.search]);
   const [title, Shown] = VIEWS[view];
+  if (error) return html`<article class="trouble" role="alert"><strong>This view cannot be shown</strong><p>${error.message}. Change the address, or <a href=${startOf(address)}>start again</a>.</p></article>`;
   const needsEvents = !["live", "pipeline"].includes(view);
   return html`
     <h1 class="hidden">${title}</h1>
-    ${isEmpty && needsEvents ? html`<${FirstEvent} change=${change} />` : html`<${Shown} address=${address} change=${change} names=${names} />`}
+    ${isEmpty && needsEvents ? html`<${FirstEvent} project=${address.get("project")} change=${change} />` : html`<${Shown} address=${address} change=${change} names=${names} isNaming=${isNaming} />`}
   `;
 }
 
+/** Return the names of events of the last days of the time, or else of all of it, and whether they are still asked for. */
+function useNames(address) {
+  const recent = useAnswer("event-names", { parameters: endOf(address) }, NAMES_MS);
+  const isLacking = recent.data?.event_names.length === 0;
+  const all = useAnswer(isLacking && "event-names", { parameters: spanOf(address) });
+  const answer = isLacking ? all : recent;
+  return { names: answer.data?.event_names ?? [], isNaming: !answer.data && !answer.error };
+}
+
 function Header({ view, address, change, forget }) {
-  const follow = (event, name) => {
+  const show = (event, name) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    history.pushState(null, "", addressOf(name, address));
-    dispatchEvent(new Event("popstate"));
+    follow(addressOf(name, address));
   };
   return html`
     <header>
-      <a class="brand" href="?"><img src="explorer/icon.svg" alt="" width="24" height="24" /> eventmill</a>
+      <a class="brand" href=${startOf(address)}><img src="explorer/icon.svg" alt="" width="24" height="24" /> eventmill</a>
       <nav aria-label="Views">
-        ${Object.entries(VIEWS).map(([name, [title]], at) => html`<a href=${addressOf(name, address)} aria-current=${name === view ? "page" : null} title="Key ${at + 1}" onClick=${(event) => follow(event, name)}>${title}</a>`)}
+        ${Object.entries(VIEWS).map(([name, [title]], at) => html`<a href=${addressOf(name, address)} aria-current=${name === view ? "page" : null} title="Key ${at + 1}" onClick=${(event) => show(event, name)}>${title}</a>`)}
       </nav>
       <div class="tools">
         <${Projects} address=${address} change=${change} />
@@ -109,7 +120,7 @@ function KeyDialog({ enter }) {
         <form method="dialog" onSubmit=${submit}>
           <h2 id="key-title">This server needs a key</h2>
           ${isWrong && html`<p role="alert">The server does not accept the key that was entered.</p>`}
-          <label>A key that may read <input name="key" type="password" autocomplete="off" placeholder="emr_…" required /></label>
+          <label>A key that may read <input name="key" type="password" autocomplete="off" placeholder="emr_…" pattern="[!-~]+" title="A key has letters, digits and signs of ASCII" required /></label>
           <p><small>It stays in this tab only. Create one with eventmill keys new --scope read.</small></p>
           <button type="submit">Show my events</button>
         </form>
@@ -124,10 +135,7 @@ function useShortcuts(address) {
     const press = (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea, dialog")) return;
       const name = Object.keys(VIEWS)[Number(event.key) - 1];
-      if (name) {
-        history.pushState(null, "", addressOf(name, address));
-        dispatchEvent(new Event("popstate"));
-      }
+      if (name) follow(addressOf(name, address));
     };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);

@@ -1,6 +1,7 @@
 // What a view shows instead of an answer, or around it: loading, errors, questions that are too large, no events.
 
 import { html } from "../vendor/preact.js";
+import { NEEDS_KEY } from "../api.js";
 
 /** Show an answer of `useAnswer` by a function of its data. The last answer stays, paler, until the next one is there. */
 export function Answer({ answer, children }) {
@@ -16,7 +17,13 @@ export function Answer({ answer, children }) {
 }
 
 function Trouble({ error, repeat }) {
-  if (error.status === 401) return html`<p role="alert">This server needs a key. Enter one to see its events.</p>`;
+  if (error.status === 401) {
+    return html`
+      <article class="trouble" role="alert">
+        <p>This server needs a key to show its events.</p>
+        <button type="button" onClick=${() => dispatchEvent(new Event(NEEDS_KEY))}>Enter a key</button>
+      </article>`;
+  }
   if (error.status === 403) return html`<p role="alert">This key may not see this: ${error.message}.</p>`;
   return html`
     <article class="trouble" role="alert">
@@ -28,7 +35,7 @@ function Trouble({ error, repeat }) {
 }
 
 function titleOf({ status, message }) {
-  if (status === 400 && /limit|at most|longer than|too (large|many)|more than/.test(message)) return "This question is too large";
+  if (status === 400 && /^(the query |the statement |there are more than )/.test(message)) return "This question is too large";
   if (status === 400) return "This question has an error";
   if (status === 503) return "The server is busy, or its store is not available";
   if (status) return "The server cannot answer";

@@ -1,11 +1,11 @@
 // A chart of ECharts, drawn on a canvas, in the colors of the page.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { full, short } from "../format.js";
+import { full, isolate, short } from "../format.js";
 
 // Okabe and Ito: colors that color-blind people can tell apart. Every series has a symbol of its own, too.
 export const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7a00", "#7b61c9"];
-const SYMBOLS = ["circle", "rect", "triangle", "diamond", "pin", "arrow", "roundRect", "emptyCircle"];
+const SYMBOLS = ["circle", "rect", "triangle", "diamond", "emptyCircle", "emptyRect", "emptyTriangle", "arrow"];
 const OTHER = "#8a8a8a";
 const MANY_POINTS = 60;
 
@@ -80,7 +80,7 @@ function optionOf(kind, labels, series, theme) {
   const isUpright = kind !== "bar";
   const names = { type: "category", data: labels, axisLine: { lineStyle: { color: line } }, axisTick: { show: false } };
   const numbers = { type: "value", splitLine: { lineStyle: { color: line } } };
-  const nameLabel = { color: text, hideOverlap: true, width: 150, overflow: "truncate", formatter: (name) => name.replace(/( \d\d:\d\d):00/, "$1") };
+  const nameLabel = { color: text, hideOverlap: true, width: 150, overflow: "truncate", formatter: (name) => isolate(name.replace(/( \d\d:\d\d):00/, "$1")) };
   return {
     animation: false,
     aria: { enabled: false },
@@ -112,7 +112,7 @@ function seriesOf({ name, values, isOther, isFormer, color }, index, isLine, poi
 function describePoint(points) {
   const box = document.createElement("div");
   box.className = "tooltip";
-  box.append(points[0].axisValueLabel ?? points[0].name);
+  box.append(isolate(points[0].name));
   for (const point of points) {
     const row = document.createElement("div");
     const swatch = document.createElement("span");
@@ -120,7 +120,9 @@ function describePoint(points) {
     swatch.style.background = point.color;
     const value = document.createElement("b");
     value.textContent = full(point.value) || "–";
-    row.append(swatch, point.seriesName, " ", value);
+    const name = document.createElement("bdi");
+    name.textContent = point.seriesName;
+    row.append(swatch, name, " ", value);
     box.append(row);
   }
   return box;

@@ -1,6 +1,6 @@
 // What a view shows when there are no events: how to send the first one, or where the events are.
 
-import { html, useState } from "../vendor/preact.js";
+import { html, useRef, useState } from "../vendor/preact.js";
 import { ask, hasKey, send, useAnswer } from "../api.js";
 import { day, time } from "../format.js";
 
@@ -24,19 +24,21 @@ export function NoEvents({ address, change }) {
 }
 
 /** Show how to send the first event. The page notices it by itself. */
-export function FirstEvent({ change }) {
+export function FirstEvent({ project, change }) {
   const address = `${location.origin}${location.pathname}`;
   const [now] = useState(() => Math.floor(Date.now() / 1000));
   const event = { event_name: "page_view", channel: "web", user_id: "ada", timestamp: now };
-  const key = hasKey() ? { curl: "-H 'X-API-Key: KEY' ", python: ', headers={"X-API-Key": "KEY"}', command: " --key KEY" } : { curl: "", python: "", command: "" };
+  const headers = { ...(hasKey() && { "X-API-Key": "KEY" }), ...(project && { "X-Project": project }) };
+  const options = Object.entries(headers).map(([name, value]) => `-H '${name}: ${value}' `).join("");
+  const python = Object.keys(headers).length ? `, headers=${JSON.stringify(headers)}` : "";
   const json = JSON.stringify(event);
   return html`
     <article class="empty">
       <h2>Send the first event</h2>
       <p>This page shows it about a second later.</p>
-      <${Snippet} title="curl" text=${`curl ${address}events ${key.curl}-d '${json}'`} />
-      <${Snippet} title="Python" text=${`import httpx\n\nhttpx.post("${address}events", json=${json}${key.python})`} />
-      <${Snippet} title="eventmill" text=${`echo '${json}' | eventmill send - --url ${address}${key.command}`} />
+      <${Snippet} title="curl" text=${`curl ${address}events ${options}-d '${json}'`} />
+      <${Snippet} title="Python" text=${`import httpx\n\nhttpx.post("${address}events", json=${json}${python})`} />
+      ${!project && html`<${Snippet} title="eventmill" text=${`echo '${json}' | eventmill send - --url ${address}${hasKey() ? " --key KEY" : ""}`} />`}
       <h2>Or look at a sample</h2>
       <p>It is the access log of a web server, 9,999 events of four days in May 2015. It goes into a project of its own, <code>sample</code>.</p>
       <${LoadSample} change=${change} />
@@ -46,11 +48,18 @@ export function FirstEvent({ change }) {
 
 function Snippet({ title, text }) {
   const [isCopied, setCopied] = useState(false);
-  const copy = () => navigator.clipboard.writeText(text).then(() => setCopied(true));
+  const code = useRef();
+  const copy = async () => {
+    getSelection().selectAllChildren(code.current);
+    // Browsers have a clipboard for pages only on HTTPS and on this machine.
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else document.execCommand("copy");
+    setCopied(true);
+  };
   return html`
     <figure>
       <figcaption>${title} <button type="button" class="chip outline" aria-label="Copy the ${title} command" onClick=${copy}>${isCopied ? "copied" : "copy"}</button></figcaption>
-      <pre tabindex="0"><code>${text}</code></pre>
+      <pre tabindex="0"><code ref=${code}>${text}</code></pre>
     </figure>
   `;
 }

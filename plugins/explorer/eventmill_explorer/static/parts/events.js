@@ -1,7 +1,8 @@
 // Events one by one.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { time } from "../format.js";
+import { send } from "../api.js";
+import { indent, time } from "../format.js";
 
 /** List events; each opens in full. */
 export function Events({ label, events, zone }) {
@@ -32,10 +33,19 @@ function EventDialog({ event, close }) {
     <dialog ref=${dialog} aria-label="The event in full" onClose=${close}>
       <article>
         <${EventDetails} event=${event} />
-        <form method="dialog"><button autofocus>Close</button></form>
+        <form method="dialog"><button class="outline" autofocus>Close</button></form>
       </article>
     </dialog>
   `;
 }
 
-export const EventDetails = ({ event }) => html`<pre tabindex="0"><code>${JSON.stringify(event, null, 2)}</code></pre>`;
+/** Show an event as the server has it: JavaScript would round large numbers. */
+export function EventDetails({ event }) {
+  const [text, setText] = useState(JSON.stringify(event));
+  useEffect(() => {
+    const parameters = ["event_name", "timestamp", "event_id"].map((name) => [name, String(event[name])]);
+    const show = (list) => list.startsWith("[{") && setText(list.slice(1, -1));
+    send("events", { parameters }).then((response) => response.text()).then(show, () => undefined);
+  }, [event]);
+  return html`<pre tabindex="0"><code>${indent(text)}</code></pre>`;
+}

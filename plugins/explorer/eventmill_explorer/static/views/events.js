@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact.js";
 import { useAnswer } from "../api.js";
 import { readFilters, toParameter } from "../filters.js";
-import { full, short, time } from "../format.js";
+import { full, isolate, short, time } from "../format.js";
 import { Answer } from "../parts/answer.js";
 import { Filters, Time, spanOf } from "../parts/choices.js";
 import { NoEvents } from "../parts/empty.js";
@@ -26,7 +26,7 @@ export function Events({ address, change }) {
     <${Answer} answer=${list}>
       ${({ event_names: found }) => (found.length ? html`<${NameTable} found=${found} address=${address} change=${change} zone=${zone} />` : html`<${NoEvents} address=${address} change=${change} />`)}
     <//>
-    <h2>Properties ${chosen.length > 0 && html`of <bdi>${address.getAll("event").join(", ")}</bdi>`}</h2>
+    <h2>Properties ${chosen.length > 0 && html`of ${address.getAll("event").map(isolate).join(", ")}`}</h2>
     <${Answer} answer=${properties}>${(data) => html`<${Properties} data=${data} />`}<//>
     <h2>Newest events</h2>
     <${Answer} answer=${events}>${(data) => html`<${EventList} label="Newest events" events=${data.events} zone=${zone} />`}<//>
@@ -34,9 +34,9 @@ export function Events({ address, change }) {
 }
 
 function NameTable({ found, address, change, zone }) {
-  const chosen = address.get("event");
-  const select = (name) => change({ event: name === chosen ? null : name });
-  const button = ({ event_name: name }) => html`<button type="button" class="link" aria-pressed=${name === chosen} onClick=${() => select(name)}><bdi>${name}</bdi></button>`;
+  const chosen = address.getAll("event");
+  const select = (name) => change({ event: chosen.includes(name) ? chosen.filter((one) => one !== name) : [name] });
+  const button = ({ event_name: name }) => html`<button type="button" class="link" aria-pressed=${chosen.includes(name)} onClick=${() => select(name)}><bdi>${name}</bdi></button>`;
   const columns = [
     { title: "event", cell: button },
     { title: "events", number: (row) => row.total_count },

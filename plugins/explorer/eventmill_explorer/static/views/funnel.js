@@ -1,6 +1,6 @@
 // Funnel: how many users go from step to step.
 
-import { html } from "../vendor/preact.js";
+import { html, useEffect } from "../vendor/preact.js";
 import { useAnswer } from "../api.js";
 import { readFilters, toText } from "../filters.js";
 import { duration, full, groupName, percent, short } from "../format.js";
@@ -13,11 +13,15 @@ import { Table } from "../parts/table.js";
 const WINDOWS = [["1h", "within 1 hour"], ["1d", "within 1 day"], ["7d", "within 7 days"], ["30d", "within 30 days"]];
 const DEFAULT_WINDOW = "7d";
 const MOST_STEPS = 10;
+const DEFAULT_STEPS = 2;
 
-export function Funnel({ address, change, names }) {
+export function Funnel({ address, change, names, isNaming }) {
   const properties = useProperties(address);
   const steps = stepsOf(address, names);
-  const group = address.get("by") ?? "";
+  const group = address.get("split") ?? "";
+  useEffect(() => {
+    if (!address.has("step") && steps.length === DEFAULT_STEPS) change({ step: steps }, { isCorrection: true });
+  }, [steps.length]);
   const limit = address.get("window") ?? DEFAULT_WINDOW;
   const where = readFilters(address).map(toText);
   const body = { ...Object.fromEntries(spanOf(address)), window: limit, where, steps: steps.map((name) => ({ event_name: name })), ...(group && { group_by: group }) };
@@ -26,19 +30,19 @@ export function Funnel({ address, change, names }) {
     <div class="controls">
       <${Time} address=${address} change=${change} />
       <${Select} label="Window" value=${limit} options=${WINDOWS} onChoose=${(next) => change({ window: next })} />
-      <${PropertySelect} label="Group by" value=${group} extra=${[["", "all users"]]} fields=${["channel", "campaign_id"]} properties=${properties} onChoose=${(name) => change({ by: name || null })} />
+      <${PropertySelect} label="Group by" value=${group} extra=${[["", "all users"]]} fields=${["channel", "campaign_id"]} properties=${properties} onChoose=${(name) => change({ split: name || null })} />
     </div>
     <${Steps} steps=${steps} names=${names} change=${change} />
     <${Filters} address=${address} change=${change} properties=${properties} />
     ${steps.length < 2
-      ? html`<p class="waiting">Choose two events or more: a funnel counts the users who go from one to the next.</p>`
+      ? isNaming ? html`<p class="waiting">Asking …</p>` : html`<p class="waiting">Choose two events or more: a funnel counts the users who go from one to the next.</p>`
       : html`<${Answer} answer=${answer}>${(data) => (data.steps[0].users ? html`<${Result} data=${data} steps=${steps} />` : html`<${NoEvents} address=${address} change=${change} />`)}<//>`}
   `;
 }
 
 /** Return the steps of the address, or the two most frequent events. */
 function stepsOf(address, names) {
-  return address.has("step") ? address.getAll("step").filter(Boolean) : names.slice(0, 2).map((name) => name.event_name);
+  return address.has("step") ? address.getAll("step").filter(Boolean) : names.slice(0, DEFAULT_STEPS).map((name) => name.event_name);
 }
 
 function Steps({ steps, names, change }) {
@@ -62,7 +66,7 @@ function Result({ data, steps }) {
       ${data.steps.map((step, at) => html`
         <li>
           <span><bdi>${steps[at]}</bdi></span>
-          <div class="bar" style=${{ width: `${Math.max(0.5, (step.conversion ?? 0) * 100)}%` }}></div>
+          <div class="bar" style=${{ width: `${(step.conversion ?? 0) * 100}%` }}></div>
           <b title=${full(step.users)} data-step=${at}>${short(step.users)}</b> <small>${percent(step.conversion)}${at ? `, ${percent(step.step_conversion)} of the step before, median ${duration(step.median_seconds)}` : ""}</small>
         </li>`)}
     </ol>

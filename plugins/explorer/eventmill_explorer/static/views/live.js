@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { send, useAnswer } from "../api.js";
 import { readFilters, toParameter } from "../filters.js";
-import { time } from "../format.js";
+import { full, time } from "../format.js";
 import { Answer } from "../parts/answer.js";
 import { Filters, Names, useProperties } from "../parts/choices.js";
 import { EventDetails, Events } from "../parts/events.js";
@@ -17,35 +17,35 @@ export function Live({ address, change, names }) {
   const properties = useProperties(address);
   const parameters = [...address.getAll("event").map((name) => ["event_name", name]), ...readFilters(address).map(toParameter)];
   const [isPaused, setPaused] = useState(false);
-  const { events, state } = useLive(parameters, isPaused);
+  const { events, state } = useLive(parameters);
+  const [kept, setKept] = useState([]); // what is shown while paused
   const zone = address.get("tz");
   return html`
-    <${Lookup} zone=${zone} />
+    <${Lookup} address=${address} change=${change} />
     <h2>Stored events</h2>
     <div class="controls">
       <${Names} address=${address} change=${change} names=${names} />
-      <button type="button" class="secondary" onClick=${() => setPaused(!isPaused)}>${isPaused ? "Go on" : "Pause"}</button>
-      <span role="status">${isPaused ? "paused" : state}</span>
+      <button type="button" class="secondary" onClick=${() => { setKept(events); setPaused(!isPaused); }}>${isPaused ? "Go on" : "Pause"}</button>
+      <span role="status">${isPaused ? "paused; new events appear after Go on" : state}</span>
     </div>
     <${Filters} address=${address} change=${change} properties=${properties} />
-    ${events.length ? html`<${Events} label="Stored events" events=${events} zone=${zone} />` : html`<p class="waiting">New events appear here, about a second after they are posted.</p>`}
+    ${events.length ? html`<${Events} label="Stored events" events=${isPaused ? kept : events} zone=${zone} />` : html`<p class="waiting">New events appear here, about a second after they are posted.</p>`}
     <h2>Refused events</h2>
     <${Refused} zone=${zone} />
   `;
 }
 
 /** Return the events that arrive, newest first, and whether the server is reached. */
-function useLive(parameters, isPaused) {
+function useLive(parameters) {
   const [events, setEvents] = useState([]);
   const [state, setState] = useState("connecting …");
   useEffect(() => setEvents([]), [JSON.stringify(parameters)]);
   useEffect(() => {
-    if (isPaused) return undefined;
     const controller = new AbortController();
     const show = (fresh) => setEvents((last) => [...fresh.reverse(), ...last].slice(0, SHOWN));
     listen(parameters, controller.signal, show, setState);
     return () => controller.abort();
-  }, [JSON.stringify(parameters), isPaused]);
+  }, [JSON.stringify(parameters)]);
   return { events, state };
 }
 
@@ -77,7 +77,7 @@ async function* textsOf(body) {
 }
 
 function Refused({ zone }) {
-  const answer = useAnswer("events/refused", { parameters: [["limit", "100"]] }, REFUSED_MS);
+  const answer = useAnswer("events/refused", { parameters: [["limit", "1000"]] }, REFUSED_MS);
   return html`
     <${Answer} answer=${answer}>
       ${(refused) => (refused.length ? html`<${RefusedEvents} refused=${refused} zone=${zone} />` : html`<p class="waiting">No event was refused since the server started.</p>`)}
@@ -87,11 +87,12 @@ function Refused({ zone }) {
 
 function RefusedEvents({ refused, zone }) {
   return html`
+    <p><small>${full(refused.length)} since the server started${refused.length === 1_000 ? ", the latest" : ""}</small></p>
     <ul class="refused">
       ${refused.map((one) => html`
-        <li>
+        <li key=${`${one.refused_at} ${one.payload}`}>
           <details>
-            <summary><small>${time(one.refused_at, zone)}</small> <b>${one.field || one.reason}</b> <bdi>${one.message}</bdi></summary>
+            <summary><small>${time(one.refused_at, zone)}</small> <b><bdi>${one.field || one.reason}</bdi></b> <bdi>${one.message}</bdi></summary>
             <pre tabindex="0"><code>${one.payload}</code></pre>
           </details>
         </li>`)}
@@ -100,18 +101,19 @@ function RefusedEvents({ refused, zone }) {
 }
 
 /** Find out where an event is. */
-function Lookup({ zone }) {
-  const [kind, setKind] = useState("event_id");
-  const [wanted, setWanted] = useState();
-  const answer = useAnswer(wanted && "events/lookup", { parameters: wanted });
+function Lookup({ address, change }) {
+  const zone = address.get("tz");
+  const [kind, setKind] = useState(address.get("kind") ?? "event_id");
+  const wanted = address.get("find");
+  const answer = useAnswer(wanted && "events/lookup", { parameters: [[address.get("kind") ?? "event_id", wanted], ["from", "0"]] });
   const submit = (event) => {
     event.preventDefault();
-    setWanted([[kind, new FormData(event.target).get("text").trim()], ["from", "0"]]);
+    change({ kind, find: new FormData(event.target).get("text").trim() });
   };
   return html`
     <form class="controls" aria-label="Look up an event" onSubmit=${submit}>
       <${Select} label="Look up by" value=${kind} options=${[["event_id", "event id"], ["user_id", "user"]]} onChoose=${setKind} />
-      <input name="text" type="search" aria-label="Event id or user" placeholder="Where is my event?" required />
+      <input name="text" type="search" aria-label="Event id or user" placeholder="Where is my event?" value=${wanted ?? ""} required />
       <button type="submit">Find</button>
     </form>
     ${wanted && html`<${Answer} answer=${answer}>${(found) => html`<${Found} found=${found} zone=${zone} />`}<//>`}
@@ -123,7 +125,7 @@ const MEANINGS = {
   waiting: "It waits in the queue: the consumer has not stored everything of its time yet.",
   refused: "It was refused, for the reason below.",
   dead_lettered: "It is a dead letter: the store rejected it. The pipeline view can replay it.",
-  unknown: "No event with this id was seen. Perhaps it was never sent, or it was refused before the server started.",
+  unknown: "No such event was seen. Perhaps it was never sent, or it was refused before the server started.",
 };
 
 function Found({ found, zone }) {

@@ -13,10 +13,11 @@ const LONG_AGO_SECONDS = 2 * 86_400;
 
 export function Pipeline({ address }) {
   const status = useAnswer("status", {}, REFRESH_MS);
+  const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"]] }, REFRESH_MS).data?.events[0]?.timestamp;
   const rates = useRates(status.data);
   const zone = address.get("tz");
   return html`
-    <${Answer} answer=${status}>${(data) => html`<${State} data=${data} rates=${rates} zone=${zone} />`}<//>
+    <${Answer} answer=${status}>${(data) => html`<${State} data=${data} rates=${rates} newest=${newest} zone=${zone} />`}<//>
     <h2>Dead letters</h2>
     <${DeadLetters} zone=${zone} />
   `;
@@ -35,7 +36,7 @@ function useRates(data) {
   });
 }
 
-function State({ data, rates, zone }) {
+function State({ data, rates, newest, zone }) {
   const waiting = data.ready == null && data.in_flight == null ? null : (data.ready ?? 0) + (data.in_flight ?? 0);
   const figures = [
     ["accepted per second", rates.at(-1)?.rate],
@@ -49,7 +50,7 @@ function State({ data, rates, zone }) {
       <div><dt>store</dt><dd><${Health} part=${data.store} /></dd></div>
       ${figures.map(([name, number]) => html`<div><dt>${name}</dt><dd title=${full(number)}>${short(number)}</dd></div>`)}
       <div><dt>oldest message</dt><dd>${duration(waiting === 0 ? null : data.oldest_age_seconds)}</dd></div>
-      <div><dt>newest event</dt><dd title=${data.newest_event_at == null ? "" : time(data.newest_event_at, zone)}>${ageOf(data.newest_event_at, zone)}</dd></div>
+      <div><dt>newest event of the project</dt><dd title=${newest === undefined ? "" : time(newest, zone)}>${ageOf(newest, zone)}</dd></div>
     </dl>
     ${data.paused && html`<p role="alert">The consumers are paused${data.paused_because ? `: ${data.paused_because}` : ""}. Events wait in the queue until eventmill resume.</p>`}
     ${rates.length > 1 && html`<${Chart} kind="line" label="Accepted events per second" labels=${rates.map(({ at }) => time(at, zone).slice(11))} series=${[{ name: "accepted per second", values: rates.map(({ rate }) => rate) }]} />`}
@@ -76,7 +77,7 @@ function DeadLetters({ zone }) {
     try {
       const lines = (await (await send("dead-letters/replay", { body: ids ? { ids } : {} })).text()).trim().split("\n");
       const last = JSON.parse(lines.at(-1));
-      setState({ text: last.error ?? `${full(last.matched)} replayed` });
+      setState({ text: last.error ?? `${full(last.matched)} replayed; those that fail again come back` });
     } catch (error) {
       setState({ text: error.message });
     }
@@ -95,10 +96,22 @@ function DeadLetters({ zone }) {
   `;
 }
 
+/** Show why a letter is dead, and what it holds. */
+function Reason({ letter }) {
+  const [isOpen, setOpen] = useState(false);
+  const whole = useAnswer(isOpen && "dead-letters", { parameters: [["id", letter.id], ["full", "true"]] }).data?.letters[0];
+  return html`
+    <details onToggle=${(event) => setOpen(event.target.open)}>
+      <summary><bdi>${letter.message || letter.reason}</bdi></summary>
+      <pre tabindex="0"><code>${JSON.stringify(whole ?? letter, null, 2)}</code></pre>
+    </details>
+  `;
+}
+
 function Letters({ letters, replay, zone }) {
   const columns = [
     { title: "since", cell: (letter) => html`<time>${time(Date.parse(letter.died_at) / 1000, zone)}</time>` },
-    { title: "reason", cell: (letter) => letter.message || letter.reason },
+    { title: "reason", cell: (letter) => html`<${Reason} letter=${letter} />` },
     { title: "events", number: (letter) => letter.events },
     { title: "names", cell: (letter) => letter.event_names.join(", ") },
     { title: "", cell: (letter) => html`<button type="button" class="chip" aria-label="Replay the letter ${letter.id}" onClick=${() => replay([letter.id])}>replay</button>` },

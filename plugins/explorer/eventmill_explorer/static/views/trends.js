@@ -15,6 +15,7 @@ const LIMIT = "8"; // groups beyond those are one: "other"
 const REFRESH_MS = 30_000;
 const SIMPLE = [["users", "users"], ["count", "events"]];
 const MEASURES = ["sum", "avg", "min", "max", "p50", "p90", "p95", "p99"];
+const OTHERS = "(all others)";
 const NONE = [["", "none"]];
 
 export function Trends({ address, change, names }) {
@@ -57,11 +58,11 @@ const valueOf = (group) => ("value" in group ? group.value : (group.unique_count
 
 function Measure({ address, change, properties }) {
   const [kind, property] = split(address.get("measure") ?? "users");
-  const numbers = properties.filter((one) => one.types.number || one.types.integer);
+  const numbers = properties.filter((one) => one.types.number);
   const first = numbers[0]?.name ?? "metadata.value";
   const choose = (next) => change({ measure: MEASURES.includes(next) ? `${next}:${property || first}` : next });
   return html`
-    <${Select} label="Measure" value=${kind} options=${[...SIMPLE, ...MEASURES.map((name) => [name, `${name} of`])]} onChoose=${choose} />
+    <${Select} label="Measure" value=${kind} options=${[...SIMPLE, ...(numbers.length || property ? MEASURES.map((name) => [name, `${name} of`]) : [])]} onChoose=${choose} />
     ${property && html`<${PropertySelect} label="Measured property" value=${property} fields=${[]} properties=${numbers} onChoose=${(name) => change({ measure: `${kind}:${name}` })} />`}
   `;
 }
@@ -98,7 +99,7 @@ function Totals({ data }) {
   return html`
     <dl class="totals">
       ${figures.map(([name, now, former]) => html`
-        <div><dt><bdi>${name}</bdi></dt><dd title=${full(now)} data-total=${name}>${short(now)} ${before && html`<small title="before: ${full(former)}">${changeOf(now, former)}</small>`}</dd></div>`)}
+        <div><dt><bdi>${name}</bdi></dt><dd title=${full(now)} data-total=${name}>${short(now)} ${before && html`<small title="before: ${full(former)}">${changeOf(now, former) || `before: ${short(former)}`}</small>`}</dd></div>`)}
     </dl>
   `;
 }
@@ -108,7 +109,7 @@ function Picture({ data, groups, look }) {
   const { labels, series } = arrange(data, groups);
   if (look === "table") return html`<${Rows} data=${data} groups=${groups} />`;
   const isTimed = groups.some(isTime); // then `Parts` has the legend
-  return html`<${Chart} kind=${look === "bar" && isTimed ? "column" : look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />${!isTimed && html`<${Rows} data=${data} groups=${groups} hasColors />`}`;
+  return html`<${Chart} kind=${look === "bar" && isTimed ? "column" : look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />${!isTimed && html`<${Rows} data=${data} groups=${groups} hasColors />`}${data.other?.length > 0 && html`<p><small>The ${LIMIT} largest groups; “${OTHERS}” is the rest.</small></p>`}`;
 }
 
 /** Return labels and series of a chart: the labels are times if there are some, else the first group's texts. */
@@ -125,16 +126,27 @@ function arrange(data, groups) {
     name: groups.length > 1 ? groupName(name) : "now",
     values: labels.map((label) => at.get(JSON.stringify([label, name])) ?? null),
   }));
-  if (timeAt >= 0 && rest.length) series.push({ name: "other", isOther: true, values: labels.map((label) => rest.find((group) => group.label === label)?.value ?? null) });
-  if (timeAt >= 0 && groups.length === 1 && data.previous) series.push({ name: "before", isFormer: true, color: colorOf(0), values: data.previous.groups.map(valueOf).slice(0, labels.length) });
+  if (timeAt >= 0 && rest.length) series.push({ name: OTHERS, isOther: true, values: labels.map((label) => rest.find((group) => group.label === label)?.value ?? null) });
+  if (timeAt >= 0 && data.previous) series.push(...formerSeries(data.previous, groups, timeAt, seriesNames, labels.length));
   return { labels: labels.map(groupName), series };
+}
+
+/** Return the series of the span before: its times are other ones, so that its n-th value lies below the n-th label. */
+function formerSeries(previous, groups, timeAt, names, length) {
+  const keys = (group) => [group.group_value].flat();
+  const times = [...new Set(previous.groups.map((group) => keys(group)[timeAt]))];
+  return names.map((name, index) => {
+    const own = previous.groups.filter((group) => groups.length === 1 || keys(group)[1 - timeAt] === name);
+    const at = new Map(own.map((group) => [keys(group)[timeAt], valueOf(group)]));
+    return { name: groups.length === 1 ? "before" : `${groupName(name)} before`, isFormer: true, color: colorOf(index), values: times.map((time) => at.get(time) ?? null).slice(0, length) };
+  });
 }
 
 /** List the groups. With colors, it is the legend of a chart whose series are the second property. */
 function Rows({ data, groups, hasColors }) {
   const order = [...new Set(data.groups.map((group) => [group.group_value].flat()[1]))];
   const nameOf = (title, at, { group_value, isOther }) => {
-    if (isOther) return isTime(title) && group_value !== null ? group_value : "other";
+    if (isOther) return isTime(title) && group_value !== null ? group_value : OTHERS;
     const text = [group_value].flat()[at];
     return hasColors && at === 1 ? html`<${Named} color=${colorOf(order.indexOf(text))} text=${groupName(text)} />` : groupName(text);
   };
@@ -146,11 +158,17 @@ const Named = ({ color, text }) => html`<span class="swatch" style=${{ backgroun
 
 const rowsOf = (data) => [...data.groups, ...(data.other ?? []).map((group) => ({ ...group, isOther: true }))];
 
-/** Return a column with the change of each group, if the answer has a comparison and its groups are not times. */
+/** Return a column with the comparison: the value before for times, and the change for other groups. */
 function changesOf(data, groups) {
-  if (!data.previous || groups.some(isTime)) return [];
+  if (!data.previous) return [];
+  if (groups.length === 1 && isTime(groups[0])) {
+    const values = data.previous.groups.map(valueOf);
+    return [{ title: `${figuresOf(data).at(-1).title} before`, number: (group) => values[data.groups.indexOf(group)] }];
+  }
+  if (groups.some(isTime)) return [];
   const before = new Map(data.previous.groups.map((group) => [JSON.stringify(group.group_value), valueOf(group)]));
-  return [{ title: "change", cell: (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(JSON.stringify(group.group_value)))) }];
+  const cell = (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(JSON.stringify(group.group_value))) || "not among the largest");
+  return [{ title: "change", cell }];
 }
 
 const figuresOf = (data) => [
@@ -165,7 +183,7 @@ function Parts({ question, compare, groups, data }) {
   const answer = useAnswer(property && "metrics", { parameters: [...question, ...compare, ["group_by", property], ["limit", LIMIT]] });
   if (!property || !answer.data?.groups) return null;
   const order = [...new Set(data.groups.map((group) => group.group_value[groups.indexOf(property)]))];
-  const name = ({ group_value, isOther }) => html`<${Named} color=${colorOf(order.indexOf(group_value), isOther)} text=${isOther ? "other" : groupName(group_value)} />`;
+  const name = ({ group_value, isOther }) => html`<${Named} color=${colorOf(order.indexOf(group_value), isOther)} text=${isOther ? OTHERS : groupName(group_value)} />`;
   const columns = [{ title: property, cell: name }, ...figuresOf(answer.data), ...changesOf(answer.data, [property])];
   return html`<${Table} caption="Totals by ${property}" columns=${columns} rows=${rowsOf(answer.data)} />`;
 }
