@@ -103,7 +103,9 @@ def test_the_commands_of_questions_print_tables_json_and_csv(tmp_path: Path) -> 
         _check_answers(run)  # through the socket of the folder
         assert run("query", "--group-by", "event_name", "--url", url) == "view\t2\t2\nbuy\t1\t1\nall\t3\t2\n"
         assert program.stop() == 0
-    _check_answers(run)  # without a server
+    assert run("query", "--group-by", "event_name") == "view\t2\t2\nbuy\t1\t1\nall\t3\t2\n"  # without a server
+    assert run("sql", "SELECT count(), 'a' FROM events FINAL WHERE project = 'default'") == "3\ta\n"
+    assert len(run("events", "--csv").splitlines()) == 4
     assert data.exists()
     assert eventmill("erase", "ada", cwd=tmp_path).returncode == 2
     assert run("erase", "ada", "--yes").startswith("erased 2 stored events")

@@ -310,10 +310,13 @@ def test_mistakes_of_the_caller_are_explained(api: tuple[str, dict[str, str]], t
         assert words in done.stderr
 
 
-@pytest.mark.parametrize(
-    "answer", [b"{}", b"[]", b"", b"5", b"null", b'{"status": NaN}', b"<html>", b"[" * 5000, b"{}\n{}"]
-)
-def test_an_answer_that_is_not_eventmills_is_reported(tmp_path: Path, answer: bytes) -> None:
+NOT_OURS = [b"{}", b"[]", b"", b"5", b"null", b'{"status": NaN}', b"<html>", b"[" * 5000, b"{}\n{}"]
+
+
+@pytest.mark.parametrize("number", range(len(NOT_OURS)))
+def test_an_answer_that_is_not_eventmills_is_reported(tmp_path: Path, number: int) -> None:
+    answer = NOT_OURS[number]
+
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -331,7 +334,7 @@ def test_an_answer_that_is_not_eventmills_is_reported(tmp_path: Path, answer: by
         url = f"http://127.0.0.1:{server.server_address[1]}"
         commands = [("status",), ("check",), ("query", "a"), ("lookup", "x"), ("refused",), ("pause",)]
         commands += [("dead", "list"), ("dead", "show", "abcd"), ("dead", "replay")]
-        for command in commands:
+        for command in commands[number % 3 :: 3]:  # each command gets three of the answers
             done = eventmill(*command, "--url", url, cwd=tmp_path)
             is_empty_list = answer == b"[]" and command[0] in ("check", "refused")
             assert (done.returncode, done.stdout) == (0 if is_empty_list else 1, ""), command

@@ -20,7 +20,7 @@ from eventmill.api.keys import Keyring, create_key
 from eventmill.testing import make_event
 from eventmill.testing.contract import eventually
 from support import real_events
-from support.browser import browsing, exploring, needs_browser
+from support.browser import Browse, exploring, needs_browser
 from support.mill import ROOT, Mill
 from support.proxies import StoreProxy
 
@@ -59,8 +59,8 @@ async def store(mill: Mill, events: Sequence[Event]) -> None:
     await mill.store.insert(EventBatch.of(events))
 
 
-async def test_an_empty_store_shows_how_to_send_the_first_event_and_comes_alive_with_it() -> None:
-    async with exploring() as (_, url), browsing(url) as page:
+async def test_an_empty_store_shows_how_to_send_the_first_event_and_comes_alive_with_it(browse: Browse) -> None:
+    async with exploring() as (_, url), browse(url) as page:
         command = await page.locator("figure", has_text="curl").locator("code").inner_text()
         program = await asyncio.create_subprocess_shell(command, stdout=-3, stderr=-3)
         assert await program.wait() == 0
@@ -68,8 +68,8 @@ async def test_an_empty_store_shows_how_to_send_the_first_event_and_comes_alive_
 
 
 @pytest.mark.parametrize("title", ["Python", "eventmill"])
-async def test_the_first_event_can_be_sent_as_shown(title: str) -> None:
-    async with exploring() as (_, url), browsing(url) as page:
+async def test_the_first_event_can_be_sent_as_shown(browse: Browse, title: str) -> None:
+    async with exploring() as (_, url), browse(url) as page:
         figure = page.get_by_role("figure").filter(has=page.get_by_label(f"Copy the {title} command"))
         text = await figure.locator("code").inner_text()
         command = ["python", "-c", text] if title == "Python" else ["sh", "-c", text]
@@ -79,8 +79,8 @@ async def test_the_first_event_can_be_sent_as_shown(title: str) -> None:
         await expect(page.locator(TOTAL)).to_have_text("1")
 
 
-async def test_the_sample_is_loaded_into_a_project_of_its_own_and_shown() -> None:
-    async with exploring() as (mill, url), browsing(url) as page:
+async def test_the_sample_is_loaded_into_a_project_of_its_own_and_shown(browse: Browse) -> None:
+    async with exploring() as (mill, url), browse(url) as page:
         await page.get_by_role("button", name="Load the sample").click()
         await expect(page.locator(TOTAL)).to_have_text(f"{real_events.EXPECTED['distinct_events']:,}")
         await expect(page).to_have_url(re.compile("project=sample"))
@@ -88,14 +88,14 @@ async def test_the_sample_is_loaded_into_a_project_of_its_own_and_shown() -> Non
         assert (await mill.client.get("/metrics?from=0")).json()["total_count"] == 0
 
 
-async def test_a_key_is_asked_for_kept_in_the_tab_only_and_shows_its_project_alone() -> None:
+async def test_a_key_is_asked_for_kept_in_the_tab_only_and_shows_its_project_alone(browse: Browse) -> None:
     (secret, key), (_, other) = create_key("read", "shop"), create_key("read", "blog")
     async with exploring(access=Access("default", Keyring([key, other]))) as (mill, url):
         now_ms = int(time.time() * 1000)
         names = {"shop": "purchase", "blog": "comment"}
         events = [make_event(project=project, event_name=name, timestamp_ms=now_ms) for project, name in names.items()]
         await store(mill, events)
-        async with browsing(f"{url}?view=events") as page:
+        async with browse(f"{url}?view=events") as page:
             dialog = page.get_by_role("dialog", name="This server needs a key")
             await dialog.get_by_label("A key that may read").fill("emr_wrong")
             await dialog.get_by_role("button").click()
@@ -121,9 +121,9 @@ async def test_a_key_is_asked_for_kept_in_the_tab_only_and_shows_its_project_alo
             await page.get_by_role("dialog", name="This server needs a key").wait_for()
 
 
-async def test_a_key_of_one_project_never_loads_the_sample_into_it() -> None:
+async def test_a_key_of_one_project_never_loads_the_sample_into_it(browse: Browse) -> None:
     secret, key = create_key("admin", "shop")
-    async with exploring(access=Access("default", Keyring([key]))) as (mill, url), browsing(url) as page:
+    async with exploring(access=Access("default", Keyring([key]))) as (mill, url), browse(url) as page:
         await page.get_by_label("A key that may read").fill(secret)
         await page.get_by_role("button", name="Show my events").click()
         await page.get_by_role("button", name="Load the sample").click()
@@ -131,8 +131,8 @@ async def test_a_key_of_one_project_never_loads_the_sample_into_it() -> None:
         assert (await mill.client.get("/metrics?from=0", headers={"X-API-Key": secret})).json()["total_count"] == 0
 
 
-async def test_the_first_event_of_a_project_goes_into_it() -> None:
-    async with exploring() as (mill, url), browsing(f"{url}?project=blog") as page:
+async def test_the_first_event_of_a_project_goes_into_it(browse: Browse) -> None:
+    async with exploring() as (mill, url), browse(f"{url}?project=blog") as page:
         command = await page.locator("figure", has_text="curl").locator("code").inner_text()
         program = await asyncio.create_subprocess_shell(command, stdout=-3, stderr=-3)
         assert await program.wait() == 0
@@ -155,11 +155,11 @@ ODD_ADDRESSES = [
 ]
 
 
-async def test_no_address_makes_a_blank_page() -> None:
+async def test_no_address_makes_a_blank_page(browse: Browse) -> None:
     async with exploring() as (mill, url):
         await store(mill, [make_event(timestamp_ms=int(time.time() * 1000))])
         await post(mill, event("x", channel=""))
-        async with browsing(url) as page:
+        async with browse(url) as page:
             for address in ODD_ADDRESSES:
                 await page.goto(f"{url}?{address}")
                 await expect(page.locator("main")).to_contain_text(re.compile(r"\w"))
@@ -167,8 +167,8 @@ async def test_no_address_makes_a_blank_page() -> None:
                 await expect(page.get_by_role("heading", name="Newest events")).to_be_visible()
 
 
-async def test_live_shows_stored_events_as_they_arrive_and_refused_ones_with_their_reason() -> None:
-    async with exploring() as (mill, url), browsing(f"{url}?view=live") as page:
+async def test_live_shows_stored_events_as_they_arrive_and_refused_ones_with_their_reason(browse: Browse) -> None:
+    async with exploring() as (mill, url), browse(f"{url}?view=live") as page:
         await page.get_by_text("listening", exact=True).wait_for()
         await expect(page.get_by_text("New events appear here")).to_be_visible()
         while await page.get_by_role("region", name="Stored events").count() == 0:
@@ -187,11 +187,11 @@ async def test_live_shows_stored_events_as_they_arrive_and_refused_ones_with_the
         await expect(refused.locator("pre")).to_contain_text('"broken"')
 
 
-async def test_all_refused_events_are_shown_each_with_its_own_details() -> None:
+async def test_all_refused_events_are_shown_each_with_its_own_details(browse: Browse) -> None:
     async with exploring() as (mill, url):
         for bulk in ("a", "b"):  # of each bulk, 100 refused events are kept
             await post(mill, *(event(f"{bulk} {n}", timestamp="yesterday") for n in range(75)))
-        async with browsing(f"{url}?view=live") as page:
+        async with browse(f"{url}?view=live") as page:
             await expect(page.locator(".refused li")).to_have_count(150)
             opened = page.locator(".refused li").first
             await opened.locator("summary").click()
@@ -201,10 +201,10 @@ async def test_all_refused_events_are_shown_each_with_its_own_details() -> None:
             await expect(page.locator(".refused li details[open] pre")).to_have_text(shown)
 
 
-async def test_a_lookup_says_where_an_event_is() -> None:
+async def test_a_lookup_says_where_an_event_is(browse: Browse) -> None:
     async with exploring() as (mill, url):
         await post(mill, event("order", user_id="grace", event_id="known"), event("x", user_id="linus", channel=""))
-        async with browsing(f"{url}?view=live") as page:
+        async with browse(f"{url}?view=live") as page:
             for kind, text, state in (
                 ("event_id", "known", "stored"),
                 ("user_id", "linus", "refused"),
@@ -228,10 +228,10 @@ class Picky(StoreProxy):
         await super().insert(batch)
 
 
-async def test_dead_letters_are_shown_and_replayed() -> None:
+async def test_dead_letters_are_shown_and_replayed(browse: Browse) -> None:
     async with exploring(wrap_store=Picky) as (mill, url):
         await post(mill, event("bad"), event("good"))
-        async with browsing(f"{url}?view=pipeline") as page:
+        async with browse(f"{url}?view=pipeline") as page:
             await page.get_by_text("no such column", exact=True).click()
             await page.get_by_text('"event_name": "bad"').wait_for()
             assert isinstance(mill.store, Picky)
@@ -262,12 +262,12 @@ class Slow(StoreProxy):
         return await super().metrics(query)
 
 
-async def test_a_question_is_cancelled_when_another_replaces_it_and_when_the_user_wants_it() -> None:
+async def test_a_question_is_cancelled_when_another_replaces_it_and_when_the_user_wants_it(browse: Browse) -> None:
     async with exploring(wrap_store=Slow) as (mill, url):
         slow = mill.store
         assert isinstance(slow, Slow)
         await store(mill, [make_event(timestamp_ms=int(time.time() * 1000))])
-        async with browsing(url) as page:
+        async with browse(url) as page:
             await page.get_by_role("button", name="Cancel").wait_for()
             await page.get_by_label("Group by").select_option("hour")
             await eventually(lambda: _is(len(slow.asked) == 2 and slow.cancelled == slow.asked[:1]))
@@ -287,11 +287,11 @@ class Failing(StoreProxy):
         raise self.error
 
 
-async def test_errors_and_questions_that_are_too_large_are_explained() -> None:
+async def test_errors_and_questions_that_are_too_large_are_explained(browse: Browse) -> None:
     async with exploring(wrap_store=Failing) as (mill, url):
         assert isinstance(mill.store, Failing)
         await store(mill, [make_event(timestamp_ms=int(time.time() * 1000))])
-        async with browsing(url) as page:
+        async with browse(url) as page:
             await page.get_by_text("The server is busy, or its store is not available").wait_for()
             mill.store.error = QueryTooLarge("there are more than 10000 groups: group by less")
             await page.get_by_role("button", name="Try again").click()
@@ -301,16 +301,16 @@ async def test_errors_and_questions_that_are_too_large_are_explained() -> None:
             await page.get_by_text("This question has an error").wait_for()
 
 
-async def test_a_time_without_events_leads_to_the_newest_ones() -> None:
+async def test_a_time_without_events_leads_to_the_newest_ones(browse: Browse) -> None:
     async with exploring() as (mill, url):
         await store(mill, [make_event(timestamp_ms=1_700_000_000_000)])
-        async with browsing(f"{url}?tz=UTC") as page:
+        async with browse(f"{url}?tz=UTC") as page:
             await page.get_by_role("button", name="Show the week before it").click()
             await expect(page.locator(TOTAL)).to_have_text("1")
             await expect(page.get_by_label("To")).to_have_value("2023-11-14")
 
 
-async def test_hostile_texts_of_events_stay_texts() -> None:
+async def test_hostile_texts_of_events_stay_texts(browse: Browse) -> None:
     async with exploring() as (mill, url):
         fields = [
             {"event_name": text, "channel": text[:64], "user_id": text, "tags": (text[:128],), "event_id": str(n)}
@@ -320,7 +320,7 @@ async def test_hostile_texts_of_events_stay_texts() -> None:
         now_ms = int(time.time() * 1000)
         await store(mill, [make_event(timestamp_ms=now_ms, metadata=metadata, **own) for own in fields])
         await post(mill, *(event(text, timestamp=text) for text in HOSTILE))
-        async with browsing(url, viewport=LOOKS["phone"]["viewport"]) as page:
+        async with browse(url, viewport=LOOKS["phone"]["viewport"]) as page:
             for view in VIEWS:
                 await page.goto(f"{url}?view={view}&from=-7d&by=event_name&by=channel&look=bar")
                 if view == "live":
@@ -339,24 +339,24 @@ async def _fits(page: Page) -> None:
     assert widths[0] <= widths[1], widths
 
 
-async def test_thousands_of_groups_are_the_largest_ones_and_the_rest() -> None:
+async def test_thousands_of_groups_are_the_largest_ones_and_the_rest(browse: Browse) -> None:
     async with exploring() as (mill, url):
         now_ms = int(time.time() * 1000)
         await store(mill, [make_event(timestamp_ms=now_ms, event_id=f"{n}", user_id=f"u{n}") for n in range(5_000)])
-        async with browsing(f"{url}?by=user_id&look=table") as page:
+        async with browse(f"{url}?by=user_id&look=table") as page:
             table = page.get_by_role("region", name="Groups")
             await expect(table.locator("tbody tr")).to_have_count(9)
             await expect(table.locator("tbody tr").last.locator("td")).to_have_text(["(all others)", "4,992", "4,992"])
 
 
 @pytest.mark.parametrize("look", LOOKS)
-async def test_every_view_is_accessible_fits_and_is_saved_as_a_screenshot(look: str) -> None:
+async def test_every_view_is_accessible_fits_and_is_saved_as_a_screenshot(browse: Browse, look: str) -> None:
     SHOTS.mkdir(exist_ok=True)
     async with exploring(wrap_store=Picky) as (mill, url):
         body = b"\n".join(real_events.lines())
         await mill.client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
         await post(mill, event("bad"), event("x", channel=""))
-        async with browsing(url, **LOOKS[look]) as page:
+        async with browse(url, **LOOKS[look]) as page:
             for view in VIEWS:
                 await page.goto(
                     f"{url}?view={view}&{SAMPLE_SPAN}" + ("&by=hour&by=channel" if view == "trends" else "")

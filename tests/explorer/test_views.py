@@ -13,7 +13,7 @@ from eventmill import EventBatch
 from eventmill.testing import make_event
 from eventmill.testing.contract import eventually
 from support import real_events
-from support.browser import browsing, exploring, needs_browser
+from support.browser import Browse, exploring, needs_browser
 from support.mill import Mill
 
 pytestmark = [pytest.mark.anyio, needs_browser]
@@ -47,9 +47,9 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
-async def test_trends_show_the_right_answers_about_the_real_events(real: tuple[Mill, str]) -> None:
+async def test_trends_show_the_right_answers_about_the_real_events(browse: Browse, real: tuple[Mill, str]) -> None:
     _, url = real
-    async with browsing(f"{url}?{SPAN}&look=table&by=channel") as page:
+    async with browse(f"{url}?{SPAN}&look=table&by=channel") as page:
         for name, expected in EXPECTED["events"].items():
             await page.goto(f"{url}?{SPAN}&look=table&by=channel&event={name}")
             await expect(page.locator("[data-total=events]")).to_have_text(number(expected["total_count"]))
@@ -63,33 +63,33 @@ async def test_trends_show_the_right_answers_about_the_real_events(real: tuple[M
             }
 
 
-async def test_a_chart_has_a_legend_with_the_exact_totals_of_its_groups(real: tuple[Mill, str]) -> None:
+async def test_a_chart_has_a_legend_with_the_exact_totals_of_its_groups(browse: Browse, real: tuple[Mill, str]) -> None:
     _, url = real
-    async with browsing(f"{url}?{SPAN}&event=page_view&by=hour&by=channel") as page:
+    async with browse(f"{url}?{SPAN}&event=page_view&by=hour&by=channel") as page:
         assert {channel: events for channel, events, _ in await rows(page, "Totals by channel")} == {
             channel: number(count) for channel, count in EXPECTED["events"]["page_view"]["channel"].items()
         }
         await page.get_by_role("img", name="by hour and channel").locator("canvas").wait_for()
 
 
-async def test_a_comparison_shows_the_change(real: tuple[Mill, str]) -> None:
+async def test_a_comparison_shows_the_change(browse: Browse, real: tuple[Mill, str]) -> None:
     mill, url = real
     query = "from=2015-05-19&to=2015-05-20"
     answer = (await mill.client.get(f"/metrics?{query}&compare=previous")).json()
     now, before = answer["total_count"], answer["previous"]["total_count"]
-    async with browsing(f"{url}?{query}&tz=UTC") as page:
+    async with browse(f"{url}?{query}&tz=UTC") as page:
         await page.get_by_label("compare with before").check()
         shown = page.locator("[data-total=events] small")
         await expect(shown).to_have_text(f"+{(now / before - 1) * 100:.1f}%")
         assert await shown.get_attribute("title") == f"before: {number(before)}"
 
 
-async def test_bars_list_their_groups_with_the_change_of_each(real: tuple[Mill, str]) -> None:
+async def test_bars_list_their_groups_with_the_change_of_each(browse: Browse, real: tuple[Mill, str]) -> None:
     mill, url = real
     query = "from=2015-05-19&to=2015-05-20"
     answer = (await mill.client.get(f"/metrics?{query}&compare=previous&group_by=channel")).json()
     before = {group["group_value"]: group["unique_count"] for group in answer["previous"]["groups"]}
-    async with browsing(f"{url}?{query}&tz=UTC&by=channel&compare=previous") as page:
+    async with browse(f"{url}?{query}&tz=UTC&by=channel&compare=previous") as page:
         shown = {row[0]: row[3] for row in await rows(page, "Groups")}
         changes = {
             group["group_value"]: group["unique_count"] / before[group["group_value"]] - 1 for group in answer["groups"]
@@ -97,11 +97,11 @@ async def test_bars_list_their_groups_with_the_change_of_each(real: tuple[Mill, 
         assert shown == {name: f"{change:+.1%}".replace("-", "−") for name, change in changes.items()}
 
 
-async def test_filters_and_measures_are_those_of_the_question(real: tuple[Mill, str]) -> None:
+async def test_filters_and_measures_are_those_of_the_question(browse: Browse, real: tuple[Mill, str]) -> None:
     _, url = real
     lines = [json.loads(line) for line in set(real_events.lines())]
     missing = [line for line in lines if line["metadata"]["status"] == 404 and line["metadata"]["bytes"] > 300]
-    async with browsing(f"{url}?{SPAN}") as page:
+    async with browse(f"{url}?{SPAN}") as page:
         for name, operator, value in (("metadata.status", "=", "404"), ("metadata.bytes", ">", "300")):
             await page.get_by_role("button", name="+ Filter").click()
             await page.get_by_label("Property of the filter").select_option(name)
@@ -116,12 +116,12 @@ async def test_filters_and_measures_are_those_of_the_question(real: tuple[Mill, 
         await expect(page.locator("[data-total=events]")).not_to_have_text(number(len(missing)))
 
 
-async def test_a_funnel_shows_the_users_of_each_step(real: tuple[Mill, str]) -> None:
+async def test_a_funnel_shows_the_users_of_each_step(browse: Browse, real: tuple[Mill, str]) -> None:
     mill, url = real
     question = {"from": "2015-05-17", "to": "2015-05-20", "window": "1d", "group_by": "channel"}
     steps = [{"event_name": name} for name in ("page_view", "image_view", "download")]
     answer = (await mill.client.post("/funnels", json=question | {"steps": steps})).json()
-    async with browsing(f"{url}?view=funnel&{SPAN}") as page:
+    async with browse(f"{url}?view=funnel&{SPAN}") as page:
         await page.get_by_label("Window").select_option("1d")
         await page.get_by_label("New step").select_option("download")
         await page.get_by_label("Group by").select_option("channel")
@@ -132,11 +132,11 @@ async def test_a_funnel_shows_the_users_of_each_step(real: tuple[Mill, str]) -> 
         ]
 
 
-async def test_retention_is_a_grid_of_shares(real: tuple[Mill, str]) -> None:
+async def test_retention_is_a_grid_of_shares(browse: Browse, real: tuple[Mill, str]) -> None:
     mill, url = real
     question = {"from": "2015-05-17", "to": "2015-05-20", "start": {"event_name": "page_view"}}
     answer = (await mill.client.post("/retention", json=question)).json()
-    async with browsing(f"{url}?view=retention&{SPAN}") as page:
+    async with browse(f"{url}?view=retention&{SPAN}") as page:
         await page.get_by_label("First").select_option("page_view")
         users = [number(cohort["users"]) for cohort in answer["cohorts"]]
         await expect(page.locator(".cohorts tbody td:nth-of-type(1)")).to_have_text(users)
@@ -150,9 +150,9 @@ async def test_retention_is_a_grid_of_shares(real: tuple[Mill, str]) -> None:
         ]
 
 
-async def test_events_and_properties_are_listed_and_shown_in_full(real: tuple[Mill, str]) -> None:
+async def test_events_and_properties_are_listed_and_shown_in_full(browse: Browse, real: tuple[Mill, str]) -> None:
     _, url = real
-    async with browsing(f"{url}?view=events&{SPAN}") as page:
+    async with browse(f"{url}?view=events&{SPAN}") as page:
         assert {row[0]: row[1:3] for row in await rows(page, "Events")} == {
             name: [number(expected["total_count"]), number(expected["unique_count"])]
             for name, expected in EXPECTED["events"].items()
@@ -169,9 +169,11 @@ async def test_events_and_properties_are_listed_and_shown_in_full(real: tuple[Mi
         await expect(page.get_by_role("dialog", name="The event in full")).to_have_count(0)
 
 
-async def test_the_state_is_in_the_address_so_that_back_and_bookmarks_work(real: tuple[Mill, str]) -> None:
+async def test_the_state_is_in_the_address_so_that_back_and_bookmarks_work(
+    browse: Browse, real: tuple[Mill, str]
+) -> None:
     _, url = real
-    async with browsing(f"{url}?{SPAN}") as page:
+    async with browse(f"{url}?{SPAN}") as page:
         total = page.locator("[data-total=events]")
         await expect(total).to_have_text(number(EXPECTED["distinct_events"]))
         await page.get_by_label("Events", exact=True).click()
@@ -194,9 +196,9 @@ async def test_the_state_is_in_the_address_so_that_back_and_bookmarks_work(real:
         await expect(page.get_by_role("link", name="Funnel")).to_have_attribute("aria-current", "page")
 
 
-async def test_settings_of_a_view_stay_while_another_one_is_shown(real: tuple[Mill, str]) -> None:
+async def test_settings_of_a_view_stay_while_another_one_is_shown(browse: Browse, real: tuple[Mill, str]) -> None:
     _, url = real
-    async with browsing(f"{url}?{SPAN}&by=channel&look=table&measure=count") as page:
+    async with browse(f"{url}?{SPAN}&by=channel&look=table&measure=count") as page:
         await page.get_by_role("link", name="Funnel").click()
         await page.get_by_label("Step 2", exact=True).wait_for()
         await page.get_by_role("link", name="Trends").click()
@@ -204,14 +206,16 @@ async def test_settings_of_a_view_stay_while_another_one_is_shown(real: tuple[Mi
         await expect(page.get_by_label("Measure", exact=True)).to_have_value("count")
 
 
-async def test_names_of_events_are_offered_also_if_the_last_days_have_none(real: tuple[Mill, str]) -> None:
+async def test_names_of_events_are_offered_also_if_the_last_days_have_none(
+    browse: Browse, real: tuple[Mill, str]
+) -> None:
     _, url = real
-    async with browsing(f"{url}?view=funnel&from=2015-05-01&to=2015-12-31&tz=UTC") as page:
+    async with browse(f"{url}?view=funnel&from=2015-05-01&to=2015-12-31&tz=UTC") as page:
         await expect(page.get_by_label("Step 1", exact=True)).to_have_value("page_view")
         assert parse_qs(urlsplit(page.url).query)["step"] == ["page_view", "image_view"]
 
 
-async def test_signs_in_the_keys_of_metadata_are_no_operators() -> None:
+async def test_signs_in_the_keys_of_metadata_are_no_operators(browse: Browse) -> None:
     keys = ["a!", "a<b", "a>=3", "a.b", "a\\b", "<script>", "plain"]
     async with exploring() as (mill, url):
         events = [
@@ -219,7 +223,7 @@ async def test_signs_in_the_keys_of_metadata_are_no_operators() -> None:
             for key in keys
         ]
         await mill.store.insert(EventBatch.of(events))
-        async with browsing(f"{url}?from=2023-11-01&to=2023-11-30&tz=UTC") as page:
+        async with browse(f"{url}?from=2023-11-01&to=2023-11-30&tz=UTC") as page:
             await expect(page.locator("[data-total=events]")).to_have_text(str(len(keys)))
             options = page.get_by_label("Group by").locator("option", has_text="metadata.")
             await expect(options).to_have_count(len(keys))
@@ -232,33 +236,33 @@ async def test_signs_in_the_keys_of_metadata_are_no_operators() -> None:
                 await page.get_by_role("button", name="Remove the filter").click()
 
 
-async def test_an_event_in_full_keeps_every_digit() -> None:
+async def test_an_event_in_full_keeps_every_digit(browse: Browse) -> None:
     async with exploring() as (mill, url):
         metadata = b'{"huge":12345678901234567890,"f":1.0,"deep":{"a":[],"b":{}}}'
         await mill.store.insert(EventBatch.of([make_event(timestamp_ms=1_700_000_000_000, metadata=metadata)]))
-        async with browsing(f"{url}?view=events&from=2023-11-01&to=2023-11-30&tz=UTC") as page:
+        async with browse(f"{url}?view=events&from=2023-11-01&to=2023-11-30&tz=UTC") as page:
             await page.get_by_role("region", name="Newest events").get_by_role("button").click()
             shown = page.get_by_role("dialog", name="The event in full").locator("pre")
             await expect(shown).to_contain_text('"huge": 12345678901234567890')
             await expect(shown).to_contain_text('"f": 1.0')
 
 
-async def test_a_tooltip_isolates_the_names_of_others() -> None:
+async def test_a_tooltip_isolates_the_names_of_others(browse: Browse) -> None:
     name = "\u202eevil"
     async with exploring() as (mill, url):
         await mill.store.insert(EventBatch.of([make_event(event_name=name, timestamp_ms=1_700_000_000_000)]))
-        async with browsing(f"{url}?from=2023-11-13&to=2023-11-15&tz=UTC&by=day&by=event_name&look=bar") as page:
+        async with browse(f"{url}?from=2023-11-13&to=2023-11-15&tz=UTC&by=day&by=event_name&look=bar") as page:
             await page.get_by_role("img").locator("canvas").hover()
             await expect(page.locator(".tooltip bdi")).to_have_text([name])
             await expect(page.locator(".tooltip b")).to_have_text(["1"])
 
 
-async def test_groups_of_events_without_the_property_and_with_an_empty_one_are_told_apart() -> None:
+async def test_groups_of_events_without_the_property_and_with_an_empty_one_are_told_apart(browse: Browse) -> None:
     async with exploring() as (mill, url):
         texts = [b'{"plan":""}', b"{}", b'{"plan":"pro"}', b'{"plan":null}']
         events = [
             make_event(event_id=f"{n}", timestamp_ms=1_700_000_000_000, metadata=text) for n, text in enumerate(texts)
         ]
         await mill.store.insert(EventBatch.of(events))
-        async with browsing(f"{url}?from=2023-11-01&to=2023-11-30&tz=UTC&look=table&by=metadata.plan") as page:
+        async with browse(f"{url}?from=2023-11-01&to=2023-11-30&tz=UTC&look=table&by=metadata.plan") as page:
             assert {row[0] for row in await rows(page, "Groups")} == {"(empty)", "(none)", "pro", "null"}

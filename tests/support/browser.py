@@ -3,10 +3,11 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 import eventmill_explorer
 from support.mill import Mill, running_mill
@@ -19,26 +20,32 @@ _TIMEOUT_MS = 15_000
 expect.set_options(timeout=_TIMEOUT_MS)
 
 
-@asynccontextmanager
-async def browsing(url: str, **options: Any) -> AsyncIterator[Page]:
-    """Yield a page of a fresh browser at this address. Fail if the page logs an error that is none of HTTP."""
-    errors: list[str] = []
+@dataclass(frozen=True)
+class Browse:
+    """Opens pages of a browser; each knows nothing of the others."""
 
-    def note(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            errors.append(message.text)
+    browser: Browser
 
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context: BrowserContext = await browser.new_context(**({"viewport": DESKTOP, "timezone_id": "UTC"} | options))
-        context.set_default_timeout(_TIMEOUT_MS)
-        page = await context.new_page()
-        page.on("console", note)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        await page.goto(url)
-        yield page
-        await browser.close()
-    assert errors == []
+    @asynccontextmanager
+    async def __call__(self, url: str, **options: Any) -> AsyncIterator[Page]:
+        """Yield a page at this address. Fail if it logs an error that is none of HTTP."""
+        errors: list[str] = []
+
+        def note(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+                errors.append(message.text)
+
+        context = await self.browser.new_context(**({"viewport": DESKTOP, "timezone_id": "UTC"} | options))
+        try:
+            context.set_default_timeout(_TIMEOUT_MS)
+            page = await context.new_page()
+            page.on("console", note)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            await page.goto(url)
+            yield page
+        finally:
+            await context.close()
+        assert errors == []
 
 
 @asynccontextmanager

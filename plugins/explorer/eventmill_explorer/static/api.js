@@ -72,10 +72,17 @@ export function useAnswer(path, options = {}, refreshMs = 0) {
     const controller = new AbortController();
     const started = performance.now();
     pending.current = controller;
-    setState((last) => ({ data: last.data, isLoading: true, isRefresh: Boolean(last.data) && last.question === question, question }));
+    setState((last) => ({
+      data: last.data,
+      isLoading: true,
+      isRefresh: Boolean(last.data) && last.question === question,
+      question,
+    }));
     ask(path, { ...options, signal: controller.signal }).then(
       (data) => setState({ data, isLoading: false, question, tookMs: performance.now() - started }),
-      (error) => controller.signal.aborted || setState({ error, isLoading: false, question, tookMs: performance.now() - started }),
+      (error) =>
+        controller.signal.aborted ||
+        setState({ error, isLoading: false, question, tookMs: performance.now() - started }),
     );
     return () => controller.abort();
   }, [question, round]);

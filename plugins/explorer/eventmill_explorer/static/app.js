@@ -13,7 +13,14 @@ import { Pipeline } from "./views/pipeline.js";
 import { Retention } from "./views/retention.js";
 import { Trends } from "./views/trends.js";
 
-const VIEWS = { trends: ["Trends", Trends], funnel: ["Funnel", Funnel], retention: ["Retention", Retention], live: ["Live", Live], events: ["Events", Events], pipeline: ["Pipeline", Pipeline] };
+const VIEWS = {
+  trends: ["Trends", Trends],
+  funnel: ["Funnel", Funnel],
+  retention: ["Retention", Retention],
+  live: ["Live", Live],
+  events: ["Events", Events],
+  pipeline: ["Pipeline", Pipeline],
+};
 const NAMES_MS = 30_000;
 const EMPTY_MS = 1_000;
 
@@ -22,23 +29,43 @@ function App() {
   const [visit, setVisit] = useState(0); // grows with each key: everything is asked again
   useShortcuts(address);
   const view = Object.hasOwn(VIEWS, address.get("view") ?? "") ? address.get("view") : "trends";
-  useEffect(() => { document.title = `${VIEWS[view][0]} – eventmill`; }, [view]);
+  useEffect(() => {
+    document.title = `${VIEWS[view][0]} – eventmill`;
+  }, [view]);
   return html`
-    <${Header} key=${visit} view=${view} address=${address} change=${change} forget=${() => { forgetKey(); setVisit(visit + 1); }} />
+    <${Header} key=${visit} view=${view} address=${address} change=${change} forget=${() => {
+      forgetKey();
+      setVisit(visit + 1);
+    }} />
     <main><${View} key=${`${visit} ${view} ${address.get("project")}`} view=${view} address=${address} change=${change} /></main>
-    <${KeyDialog} enter=${(key) => { setKey(key); setVisit(visit + 1); }} />
+    <${KeyDialog} enter=${(key) => {
+      setKey(key);
+      setVisit(visit + 1);
+    }} />
   `;
 }
 
 function View({ view, address, change }) {
   const [error, tryAgain] = useErrorBoundary();
   const [isEmpty, setEmpty] = useState(false);
-  const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"]] }, isEmpty ? EMPTY_MS : 0);
+  const newest = useAnswer(
+    "events",
+    {
+      parameters: [
+        ["from", "0"],
+        ["limit", "1"],
+      ],
+    },
+    isEmpty ? EMPTY_MS : 0,
+  );
   const { names, isNaming } = useNames(address);
   useEffect(() => newest.data && setEmpty(newest.data.events.length === 0), [newest.data]);
-  useEffect(() => { if (error) tryAgain(); }, [location.search]);
+  useEffect(() => {
+    if (error) tryAgain();
+  }, [location.search]);
   const [title, Shown] = VIEWS[view];
-  if (error) return html`<article class="trouble" role="alert"><strong>This view cannot be shown</strong><p>${error.message}. Change the address, or <a href=${startOf(address)}>start again</a>.</p></article>`;
+  if (error)
+    return html`<article class="trouble" role="alert"><strong>This view cannot be shown</strong><p>${error.message}. Change the address, or <a href=${startOf(address)}>start again</a>.</p></article>`;
   const needsEvents = !["live", "pipeline"].includes(view);
   return html`
     <h1 class="hidden">${title}</h1>
@@ -98,7 +125,11 @@ function Theme() {
     else delete document.documentElement.dataset.theme;
     localStorage.setItem("theme", theme);
   }, [theme]);
-  return html`<${Select} label="Colors" value=${theme} options=${[["", "auto"], ["light", "light"], ["dark", "dark"]]} onChoose=${setTheme} />`;
+  return html`<${Select} label="Colors" value=${theme} options=${[
+    ["", "auto"],
+    ["light", "light"],
+    ["dark", "dark"],
+  ]} onChoose=${setTheme} />`;
 }
 
 /** Ask for a key when the server wants one. It stays in this tab of the browser. */
@@ -133,7 +164,8 @@ function KeyDialog({ enter }) {
 function useShortcuts(address) {
   useEffect(() => {
     const press = (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea, dialog")) return;
+      if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea, dialog"))
+        return;
       const name = Object.keys(VIEWS)[Number(event.key) - 1];
       if (name) follow(addressOf(name, address));
     };

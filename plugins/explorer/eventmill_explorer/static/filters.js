@@ -29,4 +29,6 @@ export const toText = (filter) => {
 };
 
 export const describeFilter = ([property, operator, value]) =>
-  operator === "has" || operator === "lacks" ? `${operator} ${isolate(property)}` : `${isolate(property)} ${operator} ${value === "" ? "(empty)" : isolate(value)}`;
+  operator === "has" || operator === "lacks"
+    ? `${operator} ${isolate(property)}`
+    : `${isolate(property)} ${operator} ${value === "" ? "(empty)" : isolate(value)}`;

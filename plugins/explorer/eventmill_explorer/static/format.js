@@ -16,7 +16,8 @@ export function short(number) {
 }
 
 /** Return a number with all its digits. */
-export const full = (number) => (number == null ? "" : new Intl.NumberFormat("en", { maximumFractionDigits: 20 }).format(number));
+export const full = (number) =>
+  number == null ? "" : new Intl.NumberFormat("en", { maximumFractionDigits: 20 }).format(number);
 
 export const percent = (share) => (share == null ? "–" : `${(share * 100).toFixed(1)}%`);
 
@@ -30,7 +31,12 @@ export const change = (now, before) => {
 /** Return a duration as people say it: 320 ms, 42 s, 3 min, 5 h, 2 d. */
 export const duration = (seconds) => {
   if (seconds == null) return "–";
-  const units = [["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]];
+  const units = [
+    ["d", 86_400],
+    ["h", 3_600],
+    ["min", 60],
+    ["s", 1],
+  ];
   const [unit, size] = units.find(([, size]) => seconds >= size) ?? ["ms", 0.001];
   return `${exact.format(Number((seconds / size).toFixed(1)))} ${unit}`;
 };
@@ -55,13 +61,21 @@ export const isolate = (text) => `\u2068${text}\u2069`;
 export function indent(json) {
   let depth = 0;
   const line = () => `\n${"  ".repeat(depth)}`;
-  return json.replace(/"(?:[^"\\]|\\.)*"|[[\]{},:]|\s+/g, (token) => {
-    if (token === "{" || token === "[") { depth += 1; return token + line(); }
-    if (token === "}" || token === "]") { depth -= 1; return line() + token; }
-    if (token === ",") return token + line();
-    if (token === ":") return ": ";
-    return token.trim();
-  }).replace(/([[{])\s+([\]}])/g, "$1$2");
+  return json
+    .replace(/"(?:[^"\\]|\\.)*"|[[\]{},:]|\s+/g, (token) => {
+      if (token === "{" || token === "[") {
+        depth += 1;
+        return token + line();
+      }
+      if (token === "}" || token === "]") {
+        depth -= 1;
+        return line() + token;
+      }
+      if (token === ",") return token + line();
+      if (token === ":") return ": ";
+      return token.trim();
+    })
+    .replace(/([[{])\s+([\]}])/g, "$1$2");
 }
 
 /** Return the name of a group. `null` is that of events without the property. */

@@ -35,7 +35,8 @@ function Trouble({ error, repeat }) {
 }
 
 function titleOf({ status, message }) {
-  if (status === 400 && /^(the query |the statement |there are more than )/.test(message)) return "This question is too large";
+  if (status === 400 && /^(the query |the statement |there are more than )/.test(message))
+    return "This question is too large";
   if (status === 400) return "This question has an error";
   if (status === 503) return "The server is busy, or its store is not available";
   if (status) return "The server cannot answer";

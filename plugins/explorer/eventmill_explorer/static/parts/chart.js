@@ -72,7 +72,9 @@ function useTheme() {
 
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  return ["--pico-muted-color", "--pico-muted-border-color"].map((name) => style.getPropertyValue(name).trim()).join("|");
+  return ["--pico-muted-color", "--pico-muted-border-color"]
+    .map((name) => style.getPropertyValue(name).trim())
+    .join("|");
 }
 
 function optionOf(kind, labels, series, theme) {
@@ -80,14 +82,29 @@ function optionOf(kind, labels, series, theme) {
   const isUpright = kind !== "bar";
   const names = { type: "category", data: labels, axisLine: { lineStyle: { color: line } }, axisTick: { show: false } };
   const numbers = { type: "value", splitLine: { lineStyle: { color: line } } };
-  const nameLabel = { color: text, hideOverlap: true, width: 150, overflow: "truncate", formatter: (name) => isolate(name.replace(/( \d\d:\d\d):00/, "$1")) };
+  const nameLabel = {
+    color: text,
+    hideOverlap: true,
+    width: 150,
+    overflow: "truncate",
+    formatter: (name) => isolate(name.replace(/( \d\d:\d\d):00/, "$1")),
+  };
   return {
     animation: false,
     aria: { enabled: false },
     grid: { left: 8, right: 16, top: 16, bottom: 8, containLabel: true },
-    xAxis: isUpright ? { ...names, axisLabel: { ...nameLabel, alignMinLabel: "left", alignMaxLabel: "right" } } : { ...numbers, axisLabel: { color: text, formatter: short, hideOverlap: true } },
-    yAxis: isUpright ? { ...numbers, axisLabel: { color: text, formatter: short } } : { ...names, axisLabel: nameLabel, inverse: true },
-    tooltip: { trigger: "axis", confine: true, axisPointer: { type: kind === "line" ? "line" : "shadow" }, formatter: describePoint },
+    xAxis: isUpright
+      ? { ...names, axisLabel: { ...nameLabel, alignMinLabel: "left", alignMaxLabel: "right" } }
+      : { ...numbers, axisLabel: { color: text, formatter: short, hideOverlap: true } },
+    yAxis: isUpright
+      ? { ...numbers, axisLabel: { color: text, formatter: short } }
+      : { ...names, axisLabel: nameLabel, inverse: true },
+    tooltip: {
+      trigger: "axis",
+      confine: true,
+      axisPointer: { type: kind === "line" ? "line" : "shadow" },
+      formatter: describePoint,
+    },
     series: series.map((one, index) => seriesOf(one, index, kind === "line", labels.length)),
   };
 }

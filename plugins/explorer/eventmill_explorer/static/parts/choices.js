@@ -6,7 +6,14 @@ import { OPERATORS, describeFilter, readFilters } from "../filters.js";
 import { day, isolate, short } from "../format.js";
 import { Select } from "./select.js";
 
-const PRESETS = { "-1h": "last hour", "-24h": "last 24 hours", "-7d": "last 7 days", "-30d": "last 30 days", "-12w": "last 12 weeks", "-366d": "last year" };
+const PRESETS = {
+  "-1h": "last hour",
+  "-24h": "last 24 hours",
+  "-7d": "last 7 days",
+  "-30d": "last 30 days",
+  "-12w": "last 12 weeks",
+  "-366d": "last year",
+};
 const LONG_PRESETS = ["-12w", "-366d"];
 const DATE = /^\d{4}-\d\d-\d\d$/;
 const FIRST_DAY = "1970-01-01"; // while someone types a year, it is an earlier one
@@ -27,7 +34,8 @@ export function spanOf(address) {
 /** Return the parameters of the last 30 days of that time at most: which events exist is soon answered for those. */
 export function endOf(address) {
   const span = Object.fromEntries(spanOf(address));
-  if (!span.to && span.from in PRESETS) return Object.entries({ ...span, from: LONG_PRESETS.includes(span.from) ? DEFAULT_FROM : span.from });
+  if (!span.to && span.from in PRESETS)
+    return Object.entries({ ...span, from: LONG_PRESETS.includes(span.from) ? DEFAULT_FROM : span.from });
   if (!DATE.test(span.from) || (span.to && !DATE.test(span.to))) return Object.entries(span);
   const end = span.to ? Date.parse(span.to) / 1000 : Date.now() / 1000;
   const isLong = end - Date.parse(span.from) / 1000 > NAMES_SECONDS;
@@ -41,7 +49,8 @@ export function Names({ address, change, names }) {
   const chosen = address.getAll("event");
   const known = [...new Set([...names.map((name) => name.event_name), ...chosen])];
   const shown = known.filter((name) => name.toLowerCase().includes(wanted.toLowerCase()));
-  const toggle = (name) => change({ event: chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name] });
+  const toggle = (name) =>
+    change({ event: chosen.includes(name) ? chosen.filter((one) => one !== name) : [...chosen, name] });
   const counts = new Map(names.map((name) => [name.event_name, name.total_count]));
   const close = (event) => {
     if (event.key !== "Escape") return;
@@ -53,11 +62,13 @@ export function Names({ address, change, names }) {
       <summary aria-label="Events">${chosen.length ? chosen.map(isolate).join(", ") : "All events"}</summary>
       <ul>
         ${known.length > MANY_NAMES && html`<li><input type="search" aria-label="Search events" placeholder=${known.length < MOST_NAMES ? "Search" : `Search the ${MOST_NAMES} most frequent`} value=${wanted} onInput=${(event) => setWanted(event.target.value)} /></li>`}
-        ${shown.map((name) => html`
+        ${shown.map(
+          (name) => html`
           <li key=${name}><label>
             <input type="checkbox" checked=${chosen.includes(name)} onChange=${() => toggle(name)} />
             <bdi>${name}</bdi> <small>${short(counts.get(name))}</small>
-          </label></li>`)}
+          </label></li>`,
+        )}
       </ul>
     </details>
   `;
@@ -71,9 +82,12 @@ export function Time({ address, change }) {
   const choose = (preset) => change(preset === "custom" ? lastDays(zone) : { from: preset, to: null });
   return html`
     <${Select} label="Time" value=${isCustom ? "custom" : from} options=${[...Object.entries(PRESETS), ["custom", "dates …"]]} onChoose=${choose} />
-    ${isCustom && html`
+    ${
+      isCustom &&
+      html`
       <${Bound} label="From" value=${from} save=${(text) => text && change({ from: text })} />
-      <${Bound} label="To" value=${address.get("to") ?? ""} save=${(text) => change({ to: text || null })} />`}
+      <${Bound} label="To" value=${address.get("to") ?? ""} save=${(text) => change({ to: text || null })} />`
+    }
     <input list="zones" aria-label="Time zone" class="zone" value=${zone} onChange=${(event) => change({ tz: event.target.value || "UTC" })} />
     <datalist id="zones">${Intl.supportedValuesOf("timeZone").map((name) => html`<option value=${name} />`)}</datalist>
   `;
@@ -82,7 +96,8 @@ export function Time({ address, change }) {
 /** Choose an end of the time: a date, or what else the address has, such as a time. */
 function Bound({ label, value, save }) {
   const type = value === "" || DATE.test(value) ? "date" : "text";
-  const choose = ({ target }) => (type === "date" && target.value && target.value < FIRST_DAY) || save(target.value.trim());
+  const choose = ({ target }) =>
+    (type === "date" && target.value && target.value < FIRST_DAY) || save(target.value.trim());
   return html`<input type=${type} aria-label=${label} value=${value} onChange=${choose} />`;
 }
 
@@ -90,7 +105,11 @@ const lastDays = (zone) => ({ from: day(Date.now() / 1000 - 7 * 86_400, zone), t
 
 /** Return the properties that events of this time have, with frequent values. */
 export function useProperties(address) {
-  const parameters = [...spanOf(address), ...address.getAll("event").map((name) => ["event_name", name]), ["sample", "2000"]];
+  const parameters = [
+    ...spanOf(address),
+    ...address.getAll("event").map((name) => ["event_name", name]),
+    ["sample", "2000"],
+  ];
   return useAnswer("properties", { parameters }).data?.properties ?? [];
 }
 
@@ -107,10 +126,12 @@ export function Filters({ address, change, properties }) {
   const save = (kept) => change({ where: kept.map((filter) => JSON.stringify(filter)) });
   return html`
     <div class="filters">
-      ${filters.map((filter) => html`
+      ${filters.map(
+        (filter) => html`
         <button type="button" class="chip secondary" aria-label="Remove the filter ${describeFilter(filter)}" onClick=${() => save(filters.filter((one) => one !== filter))}>
           <bdi>${describeFilter(filter)}</bdi> ×
-        </button>`)}
+        </button>`,
+      )}
       <${NewFilter} properties=${properties} add=${(filter) => save([...filters, filter])} />
     </div>
   `;
@@ -134,15 +155,19 @@ function NewFilter({ properties, add }) {
     setOpen(false);
     setValue("");
   };
-  if (!isOpen) return html`<button type="button" class="chip outline" ref=${opener} onClick=${() => setOpen(true)}>+ Filter</button>`;
+  if (!isOpen)
+    return html`<button type="button" class="chip outline" ref=${opener} onClick=${() => setOpen(true)}>+ Filter</button>`;
   const values = properties.find((one) => one.name === property)?.values ?? [];
   return html`
     <form class="new-filter" onSubmit=${submit} onKeyDown=${(event) => event.key === "Escape" && setOpen(false)}>
       <${PropertySelect} label="Property of the filter" value=${property} onChoose=${setProperty} properties=${properties} />
       <${Select} label="Comparison" value=${operator} options=${OPERATORS.map((name) => [name, name])} onChoose=${setOperator} />
-      ${needsValue && html`
+      ${
+        needsValue &&
+        html`
         <input aria-label="Value" list="values" value=${value} required=${/[<>]/.test(operator)} autofocus onInput=${(event) => setValue(event.target.value)} />
-        <datalist id="values">${values.map((one) => html`<option value=${one.value} />`)}</datalist>`}
+        <datalist id="values">${values.map((one) => html`<option value=${one.value} />`)}</datalist>`
+      }
       <button type="submit">Add</button>
       <button type="button" class="secondary" onClick=${() => setOpen(false)}>Cancel</button>
     </form>

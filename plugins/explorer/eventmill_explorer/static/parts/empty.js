@@ -4,20 +4,33 @@ import { html, useRef, useState } from "../vendor/preact.js";
 import { ask, hasKey, send, useAnswer } from "../api.js";
 import { day, time } from "../format.js";
 
-const SAMPLE = { project: "sample", from: "2015-05-17", to: "2015-05-20", tz: "UTC", event: null, where: null, by: ["hour", "channel"], view: "trends" };
+const SAMPLE = {
+  project: "sample",
+  from: "2015-05-17",
+  to: "2015-05-20",
+  tz: "UTC",
+  event: null,
+  where: null,
+  by: ["hour", "channel"],
+  view: "trends",
+};
 
 /** Say that no event matches, and when there was one. */
 export function NoEvents({ address, change }) {
   const chosen = address.getAll("event").map((name) => ["event_name", name]);
-  const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"], ...chosen] }).data?.events[0]?.timestamp;
+  const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"], ...chosen] }).data?.events[0]
+    ?.timestamp;
   const zone = address.get("tz");
   const show = () => change({ from: day(newest - 6 * 86_400, zone), to: day(newest, zone) });
   return html`
     <article class="empty">
       <strong>No event matches</strong>
-      ${newest !== undefined && html`
+      ${
+        newest !== undefined &&
+        html`
         <p>The newest event${chosen.length > 0 ? " with this name" : ""} is of <time>${time(newest, zone)}</time>.</p>
-        <button type="button" onClick=${show}>Show the week before it</button>`}
+        <button type="button" onClick=${show}>Show the week before it</button>`
+      }
       ${" "}${address.has("where") && html`<button type="button" class="secondary" onClick=${() => change({ where: null })}>Remove the filters</button>`}
     </article>
   `;
@@ -29,7 +42,9 @@ export function FirstEvent({ project, change }) {
   const [now] = useState(() => Math.floor(Date.now() / 1000));
   const event = { event_name: "page_view", channel: "web", user_id: "ada", timestamp: now };
   const headers = { ...(hasKey() && { "X-API-Key": "KEY" }), ...(project && { "X-Project": project }) };
-  const options = Object.entries(headers).map(([name, value]) => `-H '${name}: ${value}' `).join("");
+  const options = Object.entries(headers)
+    .map(([name, value]) => `-H '${name}: ${value}' `)
+    .join("");
   const python = Object.keys(headers).length ? `, headers=${JSON.stringify(headers)}` : "";
   const json = JSON.stringify(event);
   return html`
@@ -85,9 +100,15 @@ function LoadSample({ change }) {
 async function loadSample() {
   const file = await fetch("explorer/sample.bin");
   const headers = { "Content-Type": "application/x-ndjson", "Content-Encoding": "gzip" };
-  const { accepted } = await (await send("events/bulk", { method: "POST", body: await file.blob(), headers, project: SAMPLE.project })).json();
+  const { accepted } = await (
+    await send("events/bulk", { method: "POST", body: await file.blob(), headers, project: SAMPLE.project })
+  ).json();
   const deadline = Date.now() + 30_000;
-  const parameters = [["from", SAMPLE.from], ["to", SAMPLE.to], ["measure", "count"]];
+  const parameters = [
+    ["from", SAMPLE.from],
+    ["to", SAMPLE.to],
+    ["measure", "count"],
+  ];
   for (;;) {
     const { total_count: stored } = await ask("metrics", { parameters, project: SAMPLE.project });
     if (stored >= accepted * 0.99) return; // some lines of the log are equal, and count once

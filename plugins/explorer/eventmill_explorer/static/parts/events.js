@@ -11,14 +11,16 @@ export function Events({ label, events, zone }) {
     <div class="scroll" tabindex="0" role="region" aria-label=${label}>
       <table>
         <thead><tr><th scope="col">time</th><th scope="col">event</th><th scope="col">channel</th><th scope="col">user</th><th scope="col">metadata</th></tr></thead>
-        <tbody>${events.map((event) => html`
+        <tbody>${events.map(
+          (event) => html`
           <tr key=${`${event.event_name} ${event.event_id} ${event.timestamp}`}>
             <td><time>${time(event.timestamp, zone)}</time></td>
             <td><button type="button" class="link" onClick=${() => setOpen(event)}><bdi>${event.event_name}</bdi></button></td>
             <td><bdi>${event.channel}</bdi></td>
             <td><bdi>${event.user_id}</bdi></td>
             <td class="cut"><bdi>${JSON.stringify(event.metadata)}</bdi></td>
-          </tr>`)}
+          </tr>`,
+        )}
         </tbody>
       </table>
     </div>
@@ -45,7 +47,9 @@ export function EventDetails({ event }) {
   useEffect(() => {
     const parameters = ["event_name", "timestamp", "event_id"].map((name) => [name, String(event[name])]);
     const show = (list) => list.startsWith("[{") && setText(list.slice(1, -1));
-    send("events", { parameters }).then((response) => response.text()).then(show, () => undefined);
+    send("events", { parameters })
+      .then((response) => response.text())
+      .then(show, () => undefined);
   }, [event]);
   return html`<pre tabindex="0"><code>${indent(text)}</code></pre>`;
 }

@@ -36,7 +36,8 @@ export function Events({ address, change }) {
 function NameTable({ found, address, change, zone }) {
   const chosen = address.getAll("event");
   const select = (name) => change({ event: chosen.includes(name) ? chosen.filter((one) => one !== name) : [name] });
-  const button = ({ event_name: name }) => html`<button type="button" class="link" aria-pressed=${chosen.includes(name)} onClick=${() => select(name)}><bdi>${name}</bdi></button>`;
+  const button = ({ event_name: name }) =>
+    html`<button type="button" class="link" aria-pressed=${chosen.includes(name)} onClick=${() => select(name)}><bdi>${name}</bdi></button>`;
   const columns = [
     { title: "event", cell: button },
     { title: "events", number: (row) => row.total_count },
@@ -49,7 +50,10 @@ function NameTable({ found, address, change, zone }) {
 
 function Properties({ data }) {
   const types = (row) => Object.keys(row.types).join(", ");
-  const rows = [...(data.tags.length ? [{ name: "tag", count: null, types: {}, values: data.tags }] : []), ...data.properties];
+  const rows = [
+    ...(data.tags.length ? [{ name: "tag", count: null, types: {}, values: data.tags }] : []),
+    ...data.properties,
+  ];
   const columns = [
     { title: "property", cell: (row) => row.name },
     { title: "types", cell: types },
@@ -62,4 +66,5 @@ function Properties({ data }) {
   `;
 }
 
-const Values = ({ values }) => html`<span class="values">${values.slice(0, 5).map(({ value, count }) => html`<span class="value" title=${`${full(count)} events`}><bdi>${value}</bdi> <small>${short(count)}</small></span>`)}</span>`;
+const Values = ({ values }) =>
+  html`<span class="values">${values.slice(0, 5).map(({ value, count }) => html`<span class="value" title=${`${full(count)} events`}><bdi>${value}</bdi> <small>${short(count)}</small></span>`)}</span>`;

@@ -10,7 +10,12 @@ import { NoEvents } from "../parts/empty.js";
 import { Select } from "../parts/select.js";
 import { Table } from "../parts/table.js";
 
-const WINDOWS = [["1h", "within 1 hour"], ["1d", "within 1 day"], ["7d", "within 7 days"], ["30d", "within 30 days"]];
+const WINDOWS = [
+  ["1h", "within 1 hour"],
+  ["1d", "within 1 day"],
+  ["7d", "within 7 days"],
+  ["30d", "within 30 days"],
+];
 const DEFAULT_WINDOW = "7d";
 const MOST_STEPS = 10;
 const DEFAULT_STEPS = 2;
@@ -24,7 +29,13 @@ export function Funnel({ address, change, names, isNaming }) {
   }, [steps.length]);
   const limit = address.get("window") ?? DEFAULT_WINDOW;
   const where = readFilters(address).map(toText);
-  const body = { ...Object.fromEntries(spanOf(address)), window: limit, where, steps: steps.map((name) => ({ event_name: name })), ...(group && { group_by: group }) };
+  const body = {
+    ...Object.fromEntries(spanOf(address)),
+    window: limit,
+    where,
+    steps: steps.map((name) => ({ event_name: name })),
+    ...(group && { group_by: group }),
+  };
   const answer = useAnswer(steps.length >= 2 && "funnels", { body });
   return html`
     <div class="controls">
@@ -34,15 +45,21 @@ export function Funnel({ address, change, names, isNaming }) {
     </div>
     <${Steps} steps=${steps} names=${names} change=${change} />
     <${Filters} address=${address} change=${change} properties=${properties} />
-    ${steps.length < 2
-      ? isNaming ? html`<p class="waiting">Asking …</p>` : html`<p class="waiting">Choose two events or more: a funnel counts the users who go from one to the next.</p>`
-      : html`<${Answer} answer=${answer}>${(data) => (data.steps[0].users ? html`<${Result} data=${data} steps=${steps} />` : html`<${NoEvents} address=${address} change=${change} />`)}<//>`}
+    ${
+      steps.length < 2
+        ? isNaming
+          ? html`<p class="waiting">Asking …</p>`
+          : html`<p class="waiting">Choose two events or more: a funnel counts the users who go from one to the next.</p>`
+        : html`<${Answer} answer=${answer}>${(data) => (data.steps[0].users ? html`<${Result} data=${data} steps=${steps} />` : html`<${NoEvents} address=${address} change=${change} />`)}<//>`
+    }
   `;
 }
 
 /** Return the steps of the address, or the two most frequent events. */
 function stepsOf(address, names) {
-  return address.has("step") ? address.getAll("step").filter(Boolean) : names.slice(0, DEFAULT_STEPS).map((name) => name.event_name);
+  return address.has("step")
+    ? address.getAll("step").filter(Boolean)
+    : names.slice(0, DEFAULT_STEPS).map((name) => name.event_name);
 }
 
 function Steps({ steps, names, change }) {
@@ -50,11 +67,13 @@ function Steps({ steps, names, change }) {
   const offered = names.map(({ event_name: name }) => [name, name]);
   return html`
     <ol class="steps">
-      ${steps.map((step, at) => html`
+      ${steps.map(
+        (step, at) => html`
         <li>
           <${Select} label="Step ${at + 1}" value=${step} options=${offered} onChoose=${(name) => save(steps.with(at, name))} />
           <button type="button" class="chip outline" aria-label="Remove step ${at + 1}" onClick=${() => save(steps.toSpliced(at, 1))}>×</button>
-        </li>`)}
+        </li>`,
+      )}
       ${steps.length < MOST_STEPS && html`<li><${Select} label="New step" value="" options=${[["", "+ step"], ...offered]} onChoose=${(name) => save([...steps, name])} /></li>`}
     </ol>
   `;
@@ -63,12 +82,14 @@ function Steps({ steps, names, change }) {
 function Result({ data, steps }) {
   return html`
     <ol class="funnel" aria-label="Users by step">
-      ${data.steps.map((step, at) => html`
+      ${data.steps.map(
+        (step, at) => html`
         <li>
           <span><bdi>${steps[at]}</bdi></span>
           <div class="bar" style=${{ width: `${(step.conversion ?? 0) * 100}%` }}></div>
           <b title=${full(step.users)} data-step=${at}>${short(step.users)}</b> <small>${percent(step.conversion)}${at ? `, ${percent(step.step_conversion)} of the step before, median ${duration(step.median_seconds)}` : ""}</small>
-        </li>`)}
+        </li>`,
+      )}
     </ol>
     ${data.groups.length > 0 && html`<${Groups} data=${data} steps=${steps} />`}
   `;

@@ -15,7 +15,10 @@ const AGAIN_MS = 3_000;
 
 export function Live({ address, change, names }) {
   const properties = useProperties(address);
-  const parameters = [...address.getAll("event").map((name) => ["event_name", name]), ...readFilters(address).map(toParameter)];
+  const parameters = [
+    ...address.getAll("event").map((name) => ["event_name", name]),
+    ...readFilters(address).map(toParameter),
+  ];
   const [isPaused, setPaused] = useState(false);
   const { events, state } = useLive(parameters);
   const [kept, setKept] = useState([]); // what is shown while paused
@@ -25,7 +28,10 @@ export function Live({ address, change, names }) {
     <h2>Stored events</h2>
     <div class="controls">
       <${Names} address=${address} change=${change} names=${names} />
-      <button type="button" class="secondary" onClick=${() => { setKept(events); setPaused(!isPaused); }}>${isPaused ? "Go on" : "Pause"}</button>
+      <button type="button" class="secondary" onClick=${() => {
+        setKept(events);
+        setPaused(!isPaused);
+      }}>${isPaused ? "Go on" : "Pause"}</button>
       <span role="status">${isPaused ? "paused; new events appear after Go on" : state}</span>
     </div>
     <${Filters} address=${address} change=${change} properties=${properties} />
@@ -60,7 +66,8 @@ async function listen(parameters, signal, show, setState) {
         const messages = (rest + text).split("\n\n");
         rest = messages.pop();
         const data = messages.filter((message) => message.startsWith("data: "));
-        if (messages.some((message) => message.startsWith("event: gap"))) setState("listening; some events are not shown");
+        if (messages.some((message) => message.startsWith("event: gap")))
+          setState("listening; some events are not shown");
         if (data.length) show(data.map((message) => JSON.parse(message.slice("data: ".length))));
       }
     } catch (error) {
@@ -89,13 +96,15 @@ function RefusedEvents({ refused, zone }) {
   return html`
     <p><small>${full(refused.length)} since the server started${refused.length === 1_000 ? ", the latest" : ""}</small></p>
     <ul class="refused">
-      ${refused.map((one) => html`
+      ${refused.map(
+        (one) => html`
         <li key=${`${one.refused_at} ${one.payload}`}>
           <details>
             <summary><small>${time(one.refused_at, zone)}</small> <b><bdi>${one.field || one.reason}</bdi></b> <bdi>${one.message}</bdi></summary>
             <pre tabindex="0"><code>${one.payload}</code></pre>
           </details>
-        </li>`)}
+        </li>`,
+      )}
     </ul>
   `;
 }
@@ -105,14 +114,22 @@ function Lookup({ address, change }) {
   const zone = address.get("tz");
   const [kind, setKind] = useState(address.get("kind") ?? "event_id");
   const wanted = address.get("find");
-  const answer = useAnswer(wanted && "events/lookup", { parameters: [[address.get("kind") ?? "event_id", wanted], ["from", "0"]] });
+  const answer = useAnswer(wanted && "events/lookup", {
+    parameters: [
+      [address.get("kind") ?? "event_id", wanted],
+      ["from", "0"],
+    ],
+  });
   const submit = (event) => {
     event.preventDefault();
     change({ kind, find: new FormData(event.target).get("text").trim() });
   };
   return html`
     <form class="controls" aria-label="Look up an event" onSubmit=${submit}>
-      <${Select} label="Look up by" value=${kind} options=${[["event_id", "event id"], ["user_id", "user"]]} onChoose=${setKind} />
+      <${Select} label="Look up by" value=${kind} options=${[
+        ["event_id", "event id"],
+        ["user_id", "user"],
+      ]} onChoose=${setKind} />
       <input name="text" type="search" aria-label="Event id or user" placeholder="Where is my event?" value=${wanted ?? ""} required />
       <button type="submit">Find</button>
     </form>

@@ -13,7 +13,16 @@ const LONG_AGO_SECONDS = 2 * 86_400;
 
 export function Pipeline({ address }) {
   const status = useAnswer("status", {}, REFRESH_MS);
-  const newest = useAnswer("events", { parameters: [["from", "0"], ["limit", "1"]] }, REFRESH_MS).data?.events[0]?.timestamp;
+  const newest = useAnswer(
+    "events",
+    {
+      parameters: [
+        ["from", "0"],
+        ["limit", "1"],
+      ],
+    },
+    REFRESH_MS,
+  ).data?.events[0]?.timestamp;
   const rates = useRates(status.data);
   const zone = address.get("tz");
   return html`
@@ -28,11 +37,20 @@ function useRates(data) {
   const [looks, setLooks] = useState([]);
   const since = data?.since_start;
   useEffect(() => {
-    if (since) setLooks((last) => [...last, { at: Date.now() / 1000, seconds: since.seconds, events: since.events_accepted }].slice(-LOOKS));
+    if (since)
+      setLooks((last) =>
+        [...last, { at: Date.now() / 1000, seconds: since.seconds, events: since.events_accepted }].slice(-LOOKS),
+      );
   }, [since?.seconds]);
   return looks.slice(1).map((look, at) => {
     const before = looks[at];
-    return { at: look.at, rate: look.seconds > before.seconds ? Math.max(0, (look.events - before.events) / (look.seconds - before.seconds)) : null };
+    return {
+      at: look.at,
+      rate:
+        look.seconds > before.seconds
+          ? Math.max(0, (look.events - before.events) / (look.seconds - before.seconds))
+          : null,
+    };
   });
 }
 
@@ -85,12 +103,15 @@ function DeadLetters({ zone }) {
   };
   return html`
     <${Answer} answer=${answer}>
-      ${(data) => (data.total === 0
-        ? html`<p class="waiting">There are no dead letters.</p>`
-        : html`
-          <p>${full(data.total)} in all: ${Object.entries(data.reasons).map(([reason, count]) => `${reason} (${full(count)})`).join(", ")}.
+      ${(data) =>
+        data.total === 0
+          ? html`<p class="waiting">There are no dead letters.</p>`
+          : html`
+          <p>${full(data.total)} in all: ${Object.entries(data.reasons)
+            .map(([reason, count]) => `${reason} (${full(count)})`)
+            .join(", ")}.
             ${" "}<button type="button" disabled=${state.isBusy} aria-busy=${state.isBusy ? "true" : "false"} onClick=${() => replay()}>Replay all</button></p>
-          <${Letters} letters=${data.letters} replay=${replay} zone=${zone} />`)}
+          <${Letters} letters=${data.letters} replay=${replay} zone=${zone} />`}
     <//>
     <p role="status">${state.text}</p>
   `;
@@ -99,7 +120,12 @@ function DeadLetters({ zone }) {
 /** Show why a letter is dead, and what it holds. */
 function Reason({ letter }) {
   const [isOpen, setOpen] = useState(false);
-  const whole = useAnswer(isOpen && "dead-letters", { parameters: [["id", letter.id], ["full", "true"]] }).data?.letters[0];
+  const whole = useAnswer(isOpen && "dead-letters", {
+    parameters: [
+      ["id", letter.id],
+      ["full", "true"],
+    ],
+  }).data?.letters[0];
   return html`
     <details onToggle=${(event) => setOpen(event.target.open)}>
       <summary><bdi>${letter.message || letter.reason}</bdi></summary>
@@ -114,7 +140,11 @@ function Letters({ letters, replay, zone }) {
     { title: "reason", cell: (letter) => html`<${Reason} letter=${letter} />` },
     { title: "events", number: (letter) => letter.events },
     { title: "names", cell: (letter) => letter.event_names.join(", ") },
-    { title: "", cell: (letter) => html`<button type="button" class="chip" aria-label="Replay the letter ${letter.id}" onClick=${() => replay([letter.id])}>replay</button>` },
+    {
+      title: "",
+      cell: (letter) =>
+        html`<button type="button" class="chip" aria-label="Replay the letter ${letter.id}" onClick=${() => replay([letter.id])}>replay</button>`,
+    },
   ];
   return html`<${Table} caption="Dead letters" columns=${columns} rows=${letters} />`;
 }

@@ -15,7 +15,13 @@ export function Retention({ address, change, names }) {
   const properties = useProperties(address);
   const unit = UNITS.includes(address.get("unit")) ? address.get("unit") : "day";
   const step = (name) => (address.get(name) ? { event_name: address.get(name) } : {});
-  const body = { ...Object.fromEntries(spanOf(address)), unit, where: readFilters(address).map(toText), start: step("start"), return: step("return") };
+  const body = {
+    ...Object.fromEntries(spanOf(address)),
+    unit,
+    where: readFilters(address).map(toText),
+    start: step("start"),
+    return: step("return"),
+  };
   const answer = useAnswer("retention", { body });
   const event = (label, parameter) => {
     const options = [["", `${label}: any event`], ...names.map(({ event_name: name }) => [name, `${label}: ${name}`])];
@@ -41,8 +47,10 @@ function Grid({ cohorts, unit }) {
     <div class="scroll" tabindex="0" role="region" aria-label="Users who come back">
       <table class="cohorts">
         <thead><tr><th scope="col">first ${unit}</th><th scope="col" class="number">users</th>${Array.from({ length: width }, (_, n) => html`<th scope="col" class="number">${n}</th>`)}</tr></thead>
-        <tbody>${shown.map((cohort) => html`
-          <tr><th scope="row">${cohort.cohort}</th><td class="number" title=${full(cohort.users)}>${short(cohort.users)}</td>${cohort.periods.map((period) => html`<${Period} period=${period} size=${cohort.users} />`)}</tr>`)}
+        <tbody>${shown.map(
+          (cohort) => html`
+          <tr><th scope="row">${cohort.cohort}</th><td class="number" title=${full(cohort.users)}>${short(cohort.users)}</td>${cohort.periods.map((period) => html`<${Period} period=${period} size=${cohort.users} />`)}</tr>`,
+        )}
         </tbody>
       </table>
     </div>

@@ -9,24 +9,42 @@ import { Chart, colorOf } from "../parts/chart.js";
 import { Filters, Names, PropertySelect, TIMES, Time, spanOf, useProperties } from "../parts/choices.js";
 import { NoEvents } from "../parts/empty.js";
 import { Select } from "../parts/select.js";
+import { OTHERS, isTime, seriesOf, valueOf } from "../parts/series.js";
 import { Table } from "../parts/table.js";
 
-const LIMIT = "8"; // groups beyond those are one: "other"
+const LIMIT = "8"; // groups beyond those are one
 const REFRESH_MS = 30_000;
-const SIMPLE = [["users", "users"], ["count", "events"]];
+const SIMPLE = [
+  ["users", "users"],
+  ["count", "events"],
+];
 const MEASURES = ["sum", "avg", "min", "max", "p50", "p90", "p95", "p99"];
-const OTHERS = "(all others)";
 const NONE = [["", "none"]];
 
 export function Trends({ address, change, names }) {
   const properties = useProperties(address);
   const groups = groupsOf(address);
-  const question = [...spanOf(address), ...address.getAll("event").map((name) => ["event_name", name]), ...readFilters(address).map(toParameter), ["measure", address.get("measure") ?? "users"]];
+  const question = [
+    ...spanOf(address),
+    ...address.getAll("event").map((name) => ["event_name", name]),
+    ...readFilters(address).map(toParameter),
+    ["measure", address.get("measure") ?? "users"],
+  ];
   const compare = address.get("compare") ? [["compare", "previous"]] : [];
   const isTimed = groups.some(isTime);
-  const series = useAnswer("metrics", {
-    parameters: [...question, ...compare, ...groups.map((group) => ["group_by", group]), ...(groups.some((group) => !isTime(group)) ? [["limit", LIMIT]] : []), ...(isTimed ? [["fill", "true"]] : [])],
-  }, address.has("to") ? 0 : REFRESH_MS);
+  const series = useAnswer(
+    "metrics",
+    {
+      parameters: [
+        ...question,
+        ...compare,
+        ...groups.map((group) => ["group_by", group]),
+        ...(groups.some((group) => !isTime(group)) ? [["limit", LIMIT]] : []),
+        ...(isTimed ? [["fill", "true"]] : []),
+      ],
+    },
+    address.has("to") ? 0 : REFRESH_MS,
+  );
   return html`
     <div class="controls">
       <${Names} address=${address} change=${change} names=${names} />
@@ -37,9 +55,10 @@ export function Trends({ address, change, names }) {
     </div>
     <${Filters} address=${address} change=${change} properties=${properties} />
     <${Answer} answer=${series}>
-      ${(data) => (data.total_count === 0 && !data.previous?.total_count
-        ? html`<${NoEvents} address=${address} change=${change} />`
-        : html`<${Totals} data=${data} /><${Picture} data=${data} groups=${groups} look=${lookOf(address, isTimed)} /><${Parts} question=${question} compare=${compare} groups=${groups} data=${data} />`)}
+      ${(data) =>
+        data.total_count === 0 && !data.previous?.total_count
+          ? html`<${NoEvents} address=${address} change=${change} />`
+          : html`<${Totals} data=${data} /><${Picture} data=${data} groups=${groups} look=${lookOf(address, isTimed)} /><${Parts} question=${question} compare=${compare} groups=${groups} data=${data} />`}
     <//>
   `;
 }
@@ -51,10 +70,6 @@ function groupsOf(address) {
 }
 
 const lookOf = (address, isTimed) => address.get("look") ?? (isTimed ? "line" : "bar");
-const isTime = (group) => TIMES.includes(group);
-
-/** Return what is measured of a group: its value, its users, or its events. */
-const valueOf = (group) => ("value" in group ? group.value : (group.unique_count ?? group.total_count));
 
 function Measure({ address, change, properties }) {
   const [kind, property] = split(address.get("measure") ?? "users");
@@ -98,48 +113,20 @@ function Totals({ data }) {
   if (data.value !== undefined) figures.push([data.measure, data.value, before?.value]);
   return html`
     <dl class="totals">
-      ${figures.map(([name, now, former]) => html`
-        <div><dt><bdi>${name}</bdi></dt><dd title=${full(now)} data-total=${name}>${short(now)} ${before && html`<small title="before: ${full(former)}">${changeOf(now, former) || `before: ${short(former)}`}</small>`}</dd></div>`)}
+      ${figures.map(
+        ([name, now, former]) => html`
+        <div><dt><bdi>${name}</bdi></dt><dd title=${full(now)} data-total=${name}>${short(now)} ${before && html`<small title="before: ${full(former)}">${changeOf(now, former) || `before: ${short(former)}`}</small>`}</dd></div>`,
+      )}
     </dl>
   `;
 }
 
 function Picture({ data, groups, look }) {
   if (!groups.length) return null;
-  const { labels, series } = arrange(data, groups);
+  const { labels, series } = seriesOf(data, groups);
   if (look === "table") return html`<${Rows} data=${data} groups=${groups} />`;
   const isTimed = groups.some(isTime); // then `Parts` has the legend
   return html`<${Chart} kind=${look === "bar" && isTimed ? "column" : look} labels=${labels} series=${series} label="${data.measure ?? "users"} by ${groups.join(" and ")}" />${!isTimed && html`<${Rows} data=${data} groups=${groups} hasColors />`}${data.other?.length > 0 && html`<p><small>The ${LIMIT} largest groups; “${OTHERS}” is the rest.</small></p>`}`;
-}
-
-/** Return labels and series of a chart: the labels are times if there are some, else the first group's texts. */
-function arrange(data, groups) {
-  const timeAt = groups.findIndex(isTime);
-  const labelAt = Math.max(timeAt, 0);
-  const keys = (group) => [group.group_value].flat();
-  const listed = data.groups.map((group) => ({ keys: keys(group), value: valueOf(group) }));
-  const rest = (data.other ?? []).map((group) => ({ label: timeAt < 0 ? null : group.group_value, value: valueOf(group) }));
-  const labels = [...new Set(listed.map((group) => group.keys[labelAt]))];
-  const seriesNames = groups.length > 1 ? [...new Set(listed.map((group) => group.keys[1 - labelAt]))] : [null];
-  const at = new Map(listed.map((group) => [JSON.stringify([group.keys[labelAt], groups.length > 1 ? group.keys[1 - labelAt] : null]), group.value]));
-  const series = seriesNames.map((name) => ({
-    name: groups.length > 1 ? groupName(name) : "now",
-    values: labels.map((label) => at.get(JSON.stringify([label, name])) ?? null),
-  }));
-  if (timeAt >= 0 && rest.length) series.push({ name: OTHERS, isOther: true, values: labels.map((label) => rest.find((group) => group.label === label)?.value ?? null) });
-  if (timeAt >= 0 && data.previous) series.push(...formerSeries(data.previous, groups, timeAt, seriesNames, labels.length));
-  return { labels: labels.map(groupName), series };
-}
-
-/** Return the series of the span before: its times are other ones, so that its n-th value lies below the n-th label. */
-function formerSeries(previous, groups, timeAt, names, length) {
-  const keys = (group) => [group.group_value].flat();
-  const times = [...new Set(previous.groups.map((group) => keys(group)[timeAt]))];
-  return names.map((name, index) => {
-    const own = previous.groups.filter((group) => groups.length === 1 || keys(group)[1 - timeAt] === name);
-    const at = new Map(own.map((group) => [keys(group)[timeAt], valueOf(group)]));
-    return { name: groups.length === 1 ? "before" : `${groupName(name)} before`, isFormer: true, color: colorOf(index), values: times.map((time) => at.get(time) ?? null).slice(0, length) };
-  });
 }
 
 /** List the groups. With colors, it is the legend of a chart whose series are the second property. */
@@ -148,7 +135,9 @@ function Rows({ data, groups, hasColors }) {
   const nameOf = (title, at, { group_value, isOther }) => {
     if (isOther) return isTime(title) && group_value !== null ? group_value : OTHERS;
     const text = [group_value].flat()[at];
-    return hasColors && at === 1 ? html`<${Named} color=${colorOf(order.indexOf(text))} text=${groupName(text)} />` : groupName(text);
+    return hasColors && at === 1
+      ? html`<${Named} color=${colorOf(order.indexOf(text))} text=${groupName(text)} />`
+      : groupName(text);
   };
   const columns = groups.map((title, at) => ({ title, cell: (group) => nameOf(title, at, group) }));
   return html`<${Table} caption="Groups" columns=${[...columns, ...figuresOf(data), ...changesOf(data, groups)]} rows=${rowsOf(data)} />`;
@@ -167,7 +156,10 @@ function changesOf(data, groups) {
   }
   if (groups.some(isTime)) return [];
   const before = new Map(data.previous.groups.map((group) => [JSON.stringify(group.group_value), valueOf(group)]));
-  const cell = (group) => (group.isOther ? "" : changeOf(valueOf(group), before.get(JSON.stringify(group.group_value))) || "not among the largest");
+  const cell = (group) =>
+    group.isOther
+      ? ""
+      : changeOf(valueOf(group), before.get(JSON.stringify(group.group_value))) || "not among the largest";
   return [{ title: "change", cell }];
 }
 
@@ -180,10 +172,13 @@ const figuresOf = (data) => [
 /** The legend of a chart: each group's exact total, of the whole time. Users of several days cannot be added up. */
 function Parts({ question, compare, groups, data }) {
   const property = groups.length > 1 && groups.some(isTime) ? groups.find((group) => !isTime(group)) : null;
-  const answer = useAnswer(property && "metrics", { parameters: [...question, ...compare, ["group_by", property], ["limit", LIMIT]] });
+  const answer = useAnswer(property && "metrics", {
+    parameters: [...question, ...compare, ["group_by", property], ["limit", LIMIT]],
+  });
   if (!property || !answer.data?.groups) return null;
   const order = [...new Set(data.groups.map((group) => group.group_value[groups.indexOf(property)]))];
-  const name = ({ group_value, isOther }) => html`<${Named} color=${colorOf(order.indexOf(group_value), isOther)} text=${isOther ? OTHERS : groupName(group_value)} />`;
+  const name = ({ group_value, isOther }) =>
+    html`<${Named} color=${colorOf(order.indexOf(group_value), isOther)} text=${isOther ? OTHERS : groupName(group_value)} />`;
   const columns = [{ title: property, cell: name }, ...figuresOf(answer.data), ...changesOf(answer.data, [property])];
   return html`<${Table} caption="Totals by ${property}" columns=${columns} rows=${rowsOf(answer.data)} />`;
 }
