@@ -126,8 +126,9 @@ def _ask(client: Client, sql: str, parameters: dict[str, Any], settings: Mapping
     result = client.query(sql, parameters=parameters, settings=dict(settings))
     milliseconds = (time.perf_counter() - started) * 1000
     rows = result.result_rows
-    if len(rows) > 1:  # groups: ours answers the total of all of them, too
-        rows = [row for row in rows if row[:2] != (1, "")]
+    if isinstance(rows[0][-1], list):  # ours: the total and its groups, (is_other, key, events, users, value)
+        [(total, *_, groups)] = rows
+        return milliseconds, tuple(sorted(events for _, _, events, *_ in groups)) or (total,)
     return milliseconds, tuple(sorted(row[-2] for row in rows))
 
 

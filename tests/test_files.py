@@ -49,7 +49,7 @@ def test_a_killed_server_leaves_no_events_outside_of_its_folder(tmp_path: Path) 
         assert program.stop() == 0
 
 
-@pytest.mark.parametrize("name", ["a#b", "a b", "a%20b", "ä", "[x]", "a'b"])
+@pytest.mark.parametrize("name", ["a#b c%20d", "ä[x]'y"])
 def test_the_data_is_in_the_folder_that_was_named(tmp_path: Path, name: str) -> None:
     with running("run", "--listen", "127.0.0.1:0", "--data", name, cwd=tmp_path) as program:
         url = program.url()

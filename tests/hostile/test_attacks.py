@@ -13,7 +13,7 @@ from hostile.attacks import ATTACKS
 from hostile.measure import be_honest, create_keys, memory_mib, start_attack
 from support.mill import Program, running, wait_until
 
-CONNECTIONS, SECONDS = 30, 3
+CONNECTIONS, SECONDS = 30, 2
 MEMORY = {"EVENTMILL_QUEUE": "memory", "EVENTMILL_STORE": "memory"}
 KEYS, HONEST, ATTACKER = create_keys()
 
