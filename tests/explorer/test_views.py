@@ -257,6 +257,19 @@ async def test_a_tooltip_isolates_the_names_of_others(browse: Browse) -> None:
             await expect(page.locator(".tooltip b")).to_have_text(["1"])
 
 
+async def test_groups_can_be_changed_while_the_last_answer_has_events_without_the_property(browse: Browse) -> None:
+    async with exploring() as (mill, url):
+        texts = [b"{}", b'{"plan":"pro"}']
+        own = [
+            make_event(event_id=f"{n}", timestamp_ms=1_700_000_000_000, metadata=text) for n, text in enumerate(texts)
+        ]
+        await mill.store.insert(EventBatch.of(own))
+        async with browse(f"{url}?from=2023-11-01&to=2023-11-30&tz=UTC&by=metadata.plan") as page:
+            await page.get_by_text("(none)").wait_for()
+            await page.get_by_label("Then by").select_option("day")
+            await page.get_by_role("region", name="Totals by metadata.plan").get_by_text("(none)").wait_for()
+
+
 async def test_groups_of_events_without_the_property_and_with_an_empty_one_are_told_apart(browse: Browse) -> None:
     async with exploring() as (mill, url):
         texts = [b'{"plan":""}', b"{}", b'{"plan":"pro"}', b'{"plan":null}']

@@ -50,7 +50,7 @@ export function Funnel({ address, change, names, isNaming }) {
         ? isNaming
           ? html`<p class="waiting">Asking …</p>`
           : html`<p class="waiting">Choose two events or more: a funnel counts the users who go from one to the next.</p>`
-        : html`<${Answer} answer=${answer}>${(data) => (data.steps[0].users ? html`<${Result} data=${data} steps=${steps} />` : html`<${NoEvents} address=${address} change=${change} />`)}<//>`
+        : html`<${Answer} answer=${answer}>${(data) => (data.steps[0].users ? html`<${Result} data=${data} steps=${steps.slice(0, data.steps.length)} />` : html`<${NoEvents} address=${address} change=${change} />`)}<//>`
     }
   `;
 }

@@ -55,10 +55,13 @@ export function Trends({ address, change, names }) {
     </div>
     <${Filters} address=${address} change=${change} properties=${properties} />
     <${Answer} answer=${series}>
-      ${(data) =>
-        data.total_count === 0 && !data.previous?.total_count
+      ${(data) => {
+        const asked = [data.group_by ?? []].flat(); // those of the last answer, while the next one is awaited
+        const look = lookOf(address, asked.some(isTime));
+        return data.total_count === 0 && !data.previous?.total_count
           ? html`<${NoEvents} address=${address} change=${change} />`
-          : html`<${Totals} data=${data} /><${Picture} data=${data} groups=${groups} look=${lookOf(address, isTimed)} /><${Parts} question=${question} compare=${compare} groups=${groups} data=${data} />`}
+          : html`<${Totals} data=${data} /><${Picture} data=${data} groups=${asked} look=${look} /><${Parts} question=${question} compare=${compare} groups=${asked} data=${data} />`;
+      }}
     <//>
   `;
 }
