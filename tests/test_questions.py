@@ -14,7 +14,6 @@ import pytest
 
 from eventmill import Event, EventBatch, EventFilter, Position, StoreUnavailable, encode_line, frames
 from eventmill.testing import make_event
-from eventmill.testing.contract import eventually
 from support import real_events
 from support.mill import Mill, running_mill
 from support.proxies import StoreProxy
@@ -34,14 +33,7 @@ async def mill() -> AsyncIterator[Mill]:
 @pytest.fixture
 async def real(mill: Mill) -> Mill:
     """The API with the real events stored."""
-    body = b"\n".join(real_events.lines())
-    await mill.client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
-
-    async def is_stored() -> bool:
-        depth = await mill.queue.depth()
-        return depth.ready == depth.in_flight == 0
-
-    await eventually(is_stored)
+    await real_events.store_in(mill)
     return mill
 
 

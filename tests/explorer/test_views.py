@@ -11,7 +11,6 @@ from playwright.async_api import Page, expect
 
 from eventmill import EventBatch
 from eventmill.testing import make_event
-from eventmill.testing.contract import eventually
 from support import real_events
 from support.browser import Browse, exploring, needs_browser
 from support.mill import Mill
@@ -25,14 +24,7 @@ EXPECTED = real_events.EXPECTED
 async def real() -> AsyncIterator[tuple[Mill, str]]:
     """The API with the real events, and its address."""
     async with exploring() as (mill, url):
-        body = b"\n".join(real_events.lines())
-        await mill.client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
-
-        async def is_stored() -> bool:
-            depth = await mill.queue.depth()
-            return depth.ready == depth.in_flight == 0
-
-        await eventually(is_stored)
+        await real_events.store_in(mill)
         yield mill, url
 
 

@@ -4,7 +4,8 @@ import gzip
 import json
 from typing import Any
 
-from support.mill import ROOT
+from eventmill.testing.contract import eventually
+from support.mill import ROOT, Mill
 
 FILE = ROOT / "examples" / "data" / "apache_access_2015.ndjson.gz"
 EXPECTED: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "apache_access_2015.expected.json").read_text())
@@ -13,6 +14,18 @@ QUESTIONS = [(name, group_by) for name in EXPECTED["events"] for group_by in (No
 
 def lines() -> list[bytes]:
     return gzip.decompress(FILE.read_bytes()).splitlines()
+
+
+async def store_in(mill: Mill) -> None:
+    """Post all events, and return when they are stored."""
+    body = b"\n".join(lines())
+    await mill.client.post("/events/bulk", content=body, headers={"Content-Type": "application/x-ndjson"})
+
+    async def is_stored() -> bool:
+        depth = await mill.queue.depth()
+        return depth.ready == depth.in_flight == 0
+
+    await eventually(is_stored)
 
 
 def parameters(event_name: str, group_by: str | None) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def create_router(services: Services) -> APIRouter:
 
 
 class _EventStream(StreamingResponse):
-    """A response that is cut off if the store fails midway: a client misses the last chunk."""
+    """A response that ends without its last chunk if the store fails midway, so that the client notices."""
 
     async def stream_response(self, send: Send) -> None:
         try:

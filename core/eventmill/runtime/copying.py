@@ -98,7 +98,7 @@ class FileSource:
 
 
 class FileTarget(CopyTarget):
-    """A file, which is `partial` until it is complete: that belongs to one source, too."""
+    """A file. Until it is complete, its events are in `partial`, whose name depends on the source, too."""
 
     def __init__(self, path: Path, partial: Path, progress: Progress) -> None:
         """Open the file. Start from the beginning if what the progress says was written is gone."""

@@ -44,11 +44,14 @@ def check(nodes: Sequence[Node], at: int, *, has_zone: bool) -> None:
     if name in _TYPED:
         for argument in _arguments(nodes, at)[1:]:
             if argument.kind != "Literal" or "'" in argument.name.strip("'"):
-                raise InvalidQuery(f"sql: {name} needs a type without quotes, such as DateTime, not a zone", "sql")
+                raise InvalidQuery(f"sql: the type in {name} must be a literal without quotes: 'DateTime'", "sql")
     elif has_zone:
-        for argument in _arguments(nodes, at)[_BEFORE_ZONE.get(name, 1) :]:
-            if not _is_harmless(argument):
-                raise InvalidQuery(f"sql: the time zone of {name} must be a name such as 'Europe/Berlin'", "sql")
+        free = _BEFORE_ZONE.get(name, 1)
+        if not all(map(_is_harmless, _arguments(nodes, at)[free:])):
+            raise InvalidQuery(
+                f"sql: after argument {free}, {name} takes literals only; a time zone is a name as 'Europe/Berlin'",
+                "sql",
+            )
 
 
 def _is_harmless(argument: Node) -> bool:

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { send, useAnswer } from "../api.js";
-import { day, duration, full, short, time } from "../format.js";
+import { day, duration, full, isolate, short, time } from "../format.js";
 import { Answer } from "../parts/answer.js";
 import { Chart } from "../parts/chart.js";
 import { Table } from "../parts/table.js";
@@ -70,7 +70,7 @@ function State({ data, rates, newest, zone }) {
       <div><dt>oldest message</dt><dd>${duration(waiting === 0 ? null : data.oldest_age_seconds)}</dd></div>
       <div><dt>newest event of the project</dt><dd title=${newest === undefined ? "" : time(newest, zone)}>${ageOf(newest, zone)}</dd></div>
     </dl>
-    ${data.paused && html`<p role="alert">The consumers are paused${data.paused_because ? `: ${data.paused_because}` : ""}. Events wait in the queue until eventmill resume.</p>`}
+    ${data.paused && html`<p role="alert">The consumers are paused${data.paused_because ? `: ${isolate(data.paused_because)}` : ""}. Events wait in the queue until eventmill resume.</p>`}
     ${rates.length > 1 && html`<${Chart} kind="line" label="Accepted events per second" labels=${rates.map(({ at }) => time(at, zone).slice(11))} series=${[{ name: "accepted per second", values: rates.map(({ rate }) => rate) }]} />`}
   `;
 }
@@ -139,7 +139,7 @@ function Letters({ letters, replay, zone }) {
     { title: "since", cell: (letter) => html`<time>${time(Date.parse(letter.died_at) / 1000, zone)}</time>` },
     { title: "reason", cell: (letter) => html`<${Reason} letter=${letter} />` },
     { title: "events", number: (letter) => letter.events },
-    { title: "names", cell: (letter) => letter.event_names.join(", ") },
+    { title: "names", cell: (letter) => letter.event_names.map(isolate).join(", ") },
     {
       title: "",
       cell: (letter) =>
